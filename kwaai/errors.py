@@ -1,0 +1,156 @@
+"""Every error that a person or a program can meet, by who is at fault. One table: code, exit code,
+HTTP status.
+
+Does not print, log or translate. A message says what happened, names the thing, and says what to do
+next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KwaaiError(Exception):
+    """Base of all. `code` is stable: programs may match on it."""
+
+    code: ClassVar[str] = "internal_error"
+    exit_code: ClassVar[int] = 70
+    http_status: ClassVar[int] = 500
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        """The request field or option at fault, where there is one."""
+        self.retry_after_s = retry_after_s
+
+
+class UserError(KwaaiError):
+    """The caller asked for something that cannot be: fix the request, then try again."""
+
+    code, exit_code, http_status = "invalid_request", 2, 400
+
+
+class ConfigError(UserError):
+    code, exit_code = "config_invalid", 78
+
+
+class ModelNotFound(UserError):
+    code, exit_code, http_status = "model_not_found", 3, 404
+
+
+class ModelUnsupported(UserError):
+    code, exit_code, http_status = "model_unsupported", 4, 422
+
+
+class AccessDenied(UserError):
+    """A hub wants a token, or a licence accepted, before it hands out a model."""
+
+    code, exit_code, http_status = "model_access_denied", 77, 403
+
+
+class ContextExceeded(UserError):
+    code, http_status = "context_length_exceeded", 400
+
+
+class BodyTooLarge(UserError):
+    code, http_status = "request_too_large", 413
+
+
+class Unauthorized(UserError):
+    code, exit_code, http_status = "invalid_api_key", 77, 401
+
+
+class FileCorrupt(KwaaiError):
+    """A file on disk is not what it should be. It has been named, and is never loaded."""
+
+    code, exit_code, http_status = "file_corrupt", 65, 500
+
+
+class PeerError(KwaaiError):
+    """Another machine (a hub, a peer) answered wrongly, or not at all. Becomes evidence."""
+
+    code, exit_code, http_status = "peer_failed", 69, 502
+
+
+class DownloadFailed(PeerError):
+    code = "download_failed"
+
+
+class ResourceError(KwaaiError):
+    """This machine lacks something now: memory, disk, a port, a free slot. Says when to retry, if
+    that helps.
+    """
+
+    code, exit_code, http_status = "resource_exhausted", 75, 503
+
+
+class OutOfMemory(ResourceError):
+    code = "insufficient_memory"
+
+
+class DiskFull(ResourceError):
+    code, exit_code, http_status = "disk_full", 74, 507
+
+
+class PortInUse(ResourceError):
+    code = "port_in_use"
+
+
+class Locked(ResourceError):
+    code = "locked"
+
+
+class Busy(ResourceError):
+    code, http_status = "busy", 429
+
+
+class WorkerLost(ResourceError):
+    """A slice's process died or stopped answering: a request is lost, the node is not."""
+
+    code = "worker_lost"
+
+
+class DeadlineExceeded(ResourceError):
+    code, http_status = "deadline_exceeded", 504
+
+
+def error_from_code(code: str, message: str, param: str | None = None) -> KwaaiError:
+    """Make the error that has this stable code; one that is not known here becomes a KwaaiError."""
+    kinds = [KwaaiError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    # Bases come first: the last match is the leaf that gave itself this code.
+    kind = next((k for k in reversed(kinds) if k.code == code and "code" in vars(k)), KwaaiError)
+    return kind(message, param=param)
+
+
+class IdentityMissing(UserError):
+    """The node has no identity key yet."""
+
+    code, exit_code, http_status = "identity_missing", 78, 503
+
+
+# HTTP only: what a route refuses before it looks at the request's content.
+class Forbidden(UserError):
+    """A web page, or a name that is not this machine, tries to drive the node."""
+
+    code, http_status = "forbidden", 403
+
+
+class RouteNotFound(UserError):
+    code, http_status = "route_not_found", 404
+
+
+class MethodNotAllowed(UserError):
+    code, http_status = "method_not_allowed", 405
+
+
+class BodyTimeout(UserError):
+    code, http_status = "request_timeout", 408
+
+
+class MediaTypeUnsupported(UserError):
+    code, http_status = "unsupported_media_type", 415
