@@ -1,0 +1,1 @@
+"""This node's own files: where they are and who may read them. Models are `kwaai.models`."""
