@@ -1,0 +1,93 @@
+"""What `GET /metrics` tells Prometheus. Each application has a registry of its own; label sets are
+closed.
+
+Counts and times only: no model names, no prompts, no addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from kwaai.node.generate import Finished, Generator
+
+GENERATOR_STATS: dict[str, tuple[str, str]] = {
+    "queue_requests": ("gauge", "Generations waiting for a free slot"),
+    "active_sessions": ("gauge", "Sessions that hold KV cells"),
+    "kv_tokens": ("gauge", "KV cells in use"),
+    "workers": ("gauge", "Worker processes that answer"),
+    "worker_restarts": ("counter", "Worker processes started again after a failure"),
+    "batches": ("counter", "Batches run"),
+    "batch_tokens": ("counter", "Tokens in those batches"),
+}
+"""Names of `Generator.stats()` that are exported, with kind and help. Others are left out."""
+
+_FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """The counters of one application."""
+
+    def __init__(self, generator: Generator) -> None:
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "kwaai_http_requests", "Requests answered", ["route", "status"], registry=registry
+        )
+        self.errors = Counter("kwaai_errors", "Errors told to clients", ["code"], registry=registry)
+        self.active = Gauge(
+            "kwaai_active_generations", "Answers under way, queued ones included", registry=registry
+        )
+        self._tokens = Counter("kwaai_tokens", "Tokens processed", ["kind"], registry=registry)
+        self._first_token = Histogram(
+            "kwaai_time_to_first_token_seconds",
+            "From a request's start to its first token",
+            buckets=_FIRST_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._per_token = Histogram(
+            "kwaai_time_per_token_seconds",
+            "Decode time of an answer divided by its tokens",
+            buckets=_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._queue = Histogram(
+            "kwaai_queue_seconds",
+            "Time an answer waited for a free slot",
+            buckets=_FIRST_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        for kind in ("prompt", "completion"):
+            self._tokens.labels(kind)
+        registry.register(_GeneratorStats(generator))
+
+    def observe(self, finished: Finished) -> None:
+        """Count a completed answer."""
+        times = finished.timings
+        self._tokens.labels("prompt").inc(finished.prompt_tokens)
+        self._tokens.labels("completion").inc(finished.completion_tokens)
+        self._queue.observe(times.queue_s)
+        if finished.completion_tokens:
+            self._first_token.observe(times.first_token_s)
+            self._per_token.observe(times.decode_s / finished.completion_tokens)
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus' text format 0.0.4."""
+        return generate_latest(self._registry)
+
+
+class _GeneratorStats(Collector):
+    """Asks the generator at the moment of the scrape."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._generator.stats()
+        for name, (kind, explained) in GENERATOR_STATS.items():
+            if name in stats:
+                family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+                yield family(f"kwaai_{name}", explained, value=stats[name])

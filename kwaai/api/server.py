@@ -1,0 +1,116 @@
+"""Listens on a port and serves the application until told to stop.
+
+Handles no signals: whoever runs it cancels the task. Bounds connections, headers and idle time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from kwaai import limits
+from kwaai.api.app import SERVICE
+from kwaai.api.auth import check_bind
+from kwaai.errors import PortInUse, ResourceError, UserError
+from kwaai.log import get_logger
+
+PORT_DEFAULT = 11435
+
+log = get_logger(__name__)
+
+
+async def serve(
+    app: web.Application,
+    host: str = "127.0.0.1",
+    port: int = PORT_DEFAULT,
+    *,
+    on_ready: Callable[[str, int], None] | None = None,
+) -> None:
+    """Serve `app` until cancelled; then let answers under way end within HTTP_SHUTDOWN_GRACE_S.
+
+    `on_ready` is called with the address and port that are listened on (port 0 picks a free one).
+    Raises UserError for an address that may not or cannot be used, PortInUse.
+    """
+    async with listening(app, host, port) as (bound_host, bound_port):
+        if on_ready is not None:
+            on_ready(bound_host, bound_port)
+        await asyncio.get_running_loop().create_future()
+
+
+@asynccontextmanager
+async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
+    """Serve `app` inside the context; yield the address and port."""
+    check_bind(host, app[SERVICE].api_key)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,  # a client that goes away ends its generations
+        shutdown_timeout=limits.HTTP_SHUTDOWN_GRACE_S,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=limits.HTTP_KEEPALIVE_S,
+        lingering_time=limits.HTTP_LINGER_S,
+        max_line_size=limits.HTTP_HEADER_BYTES_MAX,
+        max_field_size=limits.HTTP_HEADER_BYTES_MAX,
+    )
+    await runner.setup()
+    try:
+        listener = await _listen(runner, host, port)
+        address = listener.sockets[0].getsockname()
+        log.info("api_listening", host=address[0], port=address[1])
+        try:
+            yield address[0], address[1]
+        finally:
+            listener.close()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+    server = runner.server
+    assert server is not None  # set up by the caller
+
+    def accept() -> asyncio.Protocol:
+        if len(server.connections) >= limits.HTTP_CONNECTIONS_MAX:
+            return _Refusal()
+        return server()
+
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.create_server(accept, host, port, backlog=128)
+    except socket.gaierror as error:
+        raise UserError(
+            f"the address '{host}' cannot be found: {error.strerror}", param="host"
+        ) from error
+    except OverflowError as error:
+        raise UserError(f"the port must be 0 to 65535, not {port}", param="port") from error
+    except OSError as error:
+        raise _explain(error, host, port) from error
+
+
+def _explain(error: OSError, host: str, port: int) -> UserError | ResourceError:
+    if error.errno == errno.EADDRINUSE:
+        return PortInUse(
+            f"port {port} on {host} is in use: stop the program that holds it, "
+            "or choose another with --port",
+            param="port",
+        )
+    if error.errno == errno.EACCES:
+        return UserError(
+            f"port {port} needs privileges; choose one above 1023 with --port", param="port"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return UserError(f"{host} is not an address of this machine", param="host")
+    return ResourceError(f"cannot listen on {host} port {port}: {error.strerror}")
+
+
+class _Refusal(asyncio.Protocol):
+    """Closes a connection at once: there are too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        log.warning("connection_refused", connections_max=limits.HTTP_CONNECTIONS_MAX)
+        transport.close()
