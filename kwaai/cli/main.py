@@ -1,0 +1,116 @@
+"""The entry of `kwaainet`: finds the command, runs it, turns errors into one line and an exit code.
+
+Imports nothing heavy, so that `kwaainet --help` is instant: a command imports what it needs when
+it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from kwaai import __version__
+from kwaai.cli import bench, config, identity, models, serve, setup, shard
+from kwaai.cli.parser import Parser, UsageError, add_command, add_common_options, hint, parse
+from kwaai.errors import KwaaiError
+
+EXIT_USAGE = 2
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+_DESCRIPTION = "One node of a decentralised AI network: models cut into layer ranges, run by many."
+_EPILOG = """\
+first steps:
+  kwaainet setup
+  kwaainet shard run "What is the capital of France?"
+  kwaainet serve
+
+environment:
+  KWAAINET_HOME    the node's files (default: ~/.kwaainet)
+  KWAAINET_<KEY>   any key of `kwaainet config show`, for example KWAAINET_MODEL
+  NO_COLOR         no colours
+"""
+
+
+def build_parser() -> Parser:
+    """Return the parser of every command."""
+    parser = Parser(prog="kwaainet", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"kwaainet {__version__}")
+    add_common_options(parser)
+    parser.set_defaults(run=_no_command, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    for module in (setup, config, identity, shard, models, serve, bench):
+        module.add_parser(commands)
+    helper = add_command(commands, "help", _help, help="show the help of a command", json=False)
+    helper.add_argument("topic", nargs="*", metavar="COMMAND", help="such as: shard run")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (the process's own by default) and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone. The interpreter must not try to flush it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    as_json = "--json" in arguments
+    namespace = argparse.Namespace()
+    try:
+        namespace = parse(build_parser(), arguments)
+        as_json = getattr(namespace, "json", False)
+        code: int = namespace.run(namespace)
+        return code
+    except SystemExit as done:  # argparse, after --help and --version
+        return done.code if isinstance(done.code, int) else EXIT_USAGE
+    except KwaaiError as error:
+        return _fail(error.code, error.message, error.exit_code, as_json)
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except Exception as error:  # the program's boundary: everything else is a defect of ours
+        from kwaai.cli.crash import report_crash
+
+        debug = bool(getattr(namespace, "debug", False))
+        return _fail("internal_error", report_crash(error, debug=debug), EXIT_INTERNAL, as_json)
+
+
+def _fail(code: str, message: str, exit_code: int, as_json: bool) -> int:
+    from kwaai.cli.output import one_line, print_json
+
+    message = one_line(message)
+    if as_json:
+        print_json({"error": {"code": code, "message": message}})
+    sys.stdout.flush()
+    print(f"kwaainet: error: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _no_command(arguments: argparse.Namespace) -> int:
+    arguments.parser.print_help(sys.stderr)
+    return EXIT_USAGE
+
+
+def _help(arguments: argparse.Namespace) -> int:
+    parser = build_parser()
+    for word in arguments.topic:
+        following = parser.commands().get(word)
+        if following is None:
+            near = hint(word, parser.commands(), parser.nested(word))
+            raise UsageError(f"there is no command {word!r:.80}{near} (see: kwaainet --help)")
+        parser = following
+    parser.print_help()
+    return 0

@@ -1,0 +1,160 @@
+"""argparse with one-line errors that name the closest thing there is.
+
+Knows no command. Prints nothing but help: errors are raised as UsageError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+from kwaai.errors import UserError
+
+Run: TypeAlias = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+class UsageError(UserError):
+    """A command line that means nothing. Exit code 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose options are never abbreviated and whose errors are raised."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see: {self.prog} --help)")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        if isinstance(action, argparse._SubParsersAction):
+            message = f"there is no command {value!r}{hint(str(value), known, self.nested(value))}"
+            raise UsageError(f"{message} (see: {self.prog} --help)")
+        raise argparse.ArgumentError(
+            action, f"{value!r} is not one of {', '.join(known)}{hint(str(value), known)}"
+        )
+
+    def nested(self, name: str) -> list[str]:
+        """Return the commands one level down that are called `name`, as they are typed."""
+        found = []
+        for group, parser in self.commands().items():
+            found += [f"{group} {name}"] if name in parser.commands() else []
+        return found
+
+    def commands(self) -> dict[str, Parser]:
+        """Return the commands that this parser hands on to."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return dict(action.choices)
+        return {}
+
+    def options(self) -> list[str]:
+        """Return every `--option` that this parser knows."""
+        return [name for action in self._actions for name in action.option_strings]
+
+    def public_actions(self) -> list[argparse.Action]:
+        """Return what this parser accepts itself, in order, without hidden options and commands."""
+        return [
+            action
+            for action in self._actions
+            if action.help != argparse.SUPPRESS
+            and not isinstance(action, argparse._SubParsersAction)
+        ]
+
+
+def hint(name: str, known: Iterable[str], exact: Sequence[str] = ()) -> str:
+    """Return ` - did you mean ...?` for the closest of `known`, or nothing."""
+    close = list(exact[:1]) or difflib.get_close_matches(name, list(known), n=1)
+    return f" - did you mean {close[0]!r}?" if close else ""
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. Raises UsageError, for an unknown option before a missing one."""
+    try:
+        namespace, extra = parser.parse_known_args(arguments)
+    except UsageError:
+        chosen = _chosen(parser, arguments)
+        _refuse_unknown_options(chosen, arguments)
+        raise
+    if extra:
+        chosen = getattr(namespace, "parser", parser)
+        _refuse_unknown_options(chosen, extra)
+        raise UsageError(
+            f"unexpected argument {extra[0]!r:.80}; quote an argument that has spaces "
+            f"(see: {chosen.prog} --help)"
+        )
+    return namespace
+
+
+def _chosen(parser: Parser, arguments: Sequence[str]) -> Parser:
+    for argument in arguments:
+        if argument.startswith("-"):
+            continue
+        following = parser.commands().get(argument)
+        if following is None:
+            break
+        parser = following
+    return parser
+
+
+def _refuse_unknown_options(parser: Parser, arguments: Sequence[str]) -> None:
+    known = parser.options()
+    for argument in arguments:
+        if argument == "--":
+            return
+        name = argument.split("=", 1)[0]
+        if name.startswith("--") and name not in known:
+            raise UsageError(
+                f"unknown option {name!r:.80}{hint(name, known)} (see: {parser.prog} --help)"
+            )
+
+
+def add_group(commands: Commands, name: str, *, help: str) -> Commands:
+    """Add a command that only has commands of its own; return the place to add those to."""
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(run=_needs_a_command, parser=parser)
+    return parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+
+
+def add_command(
+    commands: Commands, name: str, run: Run, *, help: str, more: str = "", json: bool = True
+) -> Parser:
+    """Add a command. `help` is its one line; `more` follows it in its own --help."""
+    parser = commands.add_parser(name, help=help, description=help, epilog=more or None)
+    parser.set_defaults(run=run, parser=parser)
+    if json:
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object instead of text"
+        )
+    add_common_options(parser)
+    return parser
+
+
+def add_common_options(parser: Parser) -> None:
+    """Add what every command accepts, before or after its name."""
+    parser.add_argument(
+        "--log-level",
+        metavar="LEVEL",
+        default=argparse.SUPPRESS,
+        help="events to write to standard error: debug, info, warning or error",
+    )
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="write every event, and the traceback of an unexpected error",
+    )
+
+
+def _needs_a_command(arguments: argparse.Namespace) -> int:
+    parser: Parser = arguments.parser
+    raise UsageError(
+        f"{parser.prog} needs a command: {', '.join(parser.commands())} (see: {parser.prog} --help)"
+    )
