@@ -20,6 +20,8 @@ from typing import BinaryIO
 from kwaai.errors import DiskFull, Locked
 from kwaai.limits import LOCK_POLL_S, LOCK_TIMEOUT_S
 
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class AtomicFile:
     """A context manager: write to `.file`; leaving without an error gives it its name, with one
@@ -137,9 +139,16 @@ def _disk_full_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL_ERRNOS:
             raise DiskFull(
-                f"no room left on the disk while writing {path}; free some space, or set"
+                f"{disk_full_reason(error)} while writing {path}; free some space, or set"
                 " KWAAINET_HOME to another disk"
             ) from error
         raise
+
+
+def disk_full_reason(error: OSError) -> str:
+    """Say in words why the disk takes no more."""
+    if error.errno == errno.EFBIG:
+        return "the file is larger than this disk's format, or `ulimit -f`, allows"
+    return "no room left on the disk"

@@ -1,19 +1,27 @@
-"""`kwaainet models list` and `models manifest`: what this disk holds, and what it is by content."""
+"""`kwaainet models list`, `models manifest` and `models prune`: what this disk holds, what it is by
+content, and how to hold less of it.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kwaai.cli.parser import Commands, add_command, add_group
 
 if TYPE_CHECKING:
-    from kwaai.models.library import Library, ModelEntry
+    from kwaai.models.library import Library, ModelEntry, Part
     from kwaai.types import LayerRange
 
 _HANDLE_SHOWN = 19
 """Characters of a handle in a table: `sha256:` and 12 digits."""
+_PRUNE_MORE = """\
+Slices are cut from a whole model when a chain first needs them, and are cut again when they are
+needed again. Models, parts that were downloaded, and downloads that can be continued stay. Without
+--all, slices that were used in the last 30 days stay too, and leftovers of the last 7 days.
+"""
 _HASHED_AT_ONCE_BYTES = 64 * 1024 * 1024
 """A model that was never hashed is, when listed, if that takes no time to speak of."""
 
@@ -27,6 +35,14 @@ def add_parser(commands: Commands) -> None:
         group, "manifest", manifest, help="print a model's manifest: content ids and its handle"
     )
     parser.add_argument("name", metavar="NAME", help="a name, a handle, or the path of a GGUF file")
+    parser = add_command(
+        group,
+        "prune",
+        run_prune,
+        help="remove slices that were cut here and long unused, and leftovers; never a model",
+        more=_PRUNE_MORE,
+    )
+    parser.add_argument("--all", action="store_true", help="remove them however new they are")
 
 
 def open_library(models: Path) -> Library:
@@ -54,7 +70,7 @@ def list_models(arguments: argparse.Namespace) -> int:
             show_bytes(entry.nbytes),
             str(model["quantisation"]),
             str(model["blocks"]),
-            " ".join(str(r) for r in held_ranges(library, entry)),
+            show_held(library, entry),
             show_handle(model["handle"]),
         )
         for entry, model in zip(shelf.entries, models, strict=True)
@@ -81,16 +97,59 @@ def manifest(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_prune(arguments: argparse.Namespace) -> int:
+    from kwaai.cli.output import note, print_json, show_bytes
+    from kwaai.cli.session import open_home
+    from kwaai.cli.shard_status import ask_health
+    from kwaai.errors import Busy, UserError
+    from kwaai.models.prune import prune
+
+    home, config = open_home(arguments)
+    if arguments.all and ask_health(config):
+        raise Busy(
+            f"a server answers on {config.api_host}:{config.api_port} and may need its slices "
+            "again: end it first, or leave out --all"
+        )
+    try:
+        done = prune(home.models, everything=arguments.all)
+    except OSError as error:
+        raise UserError(f"cannot remove {error.filename}: {error.strerror}") from error
+    if arguments.json:
+        print_json(
+            {
+                "freed_bytes": done.freed_bytes,
+                "slices": [str(path) for path in done.slices],
+                "leftovers": [str(path) for path in done.leftovers],
+                "kept": [str(path) for path in done.kept],
+                "busy": [str(path) for path in done.busy],
+            }
+        )
+        return 0
+    print(
+        f"freed {show_bytes(done.freed_bytes)}: {_count(len(done.slices), 'cut slice')}, "
+        f"{_count(len(done.leftovers), 'leftover')}"
+    )
+    if done.kept:
+        note(f"{_count(len(done.kept), 'cut slice')} used lately stay; --all removes them too")
+    for path in done.busy:
+        note(f"in use now, left as it is: {path}")
+    return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def describe(library: Library, entry: ModelEntry) -> dict[str, object]:
-    """Return what `--json` prints of one file of a model."""
+    """Return what `--json` prints of a model."""
     return {
         "name": entry.name,
         "path": str(entry.path),
         "handle": entry.handle or _hash_small(library, entry),
         "architecture": entry.header.architecture,
         "blocks": entry.header.block_count if entry.whole else len(entry.layers),
-        "head": entry.head,
         "whole": entry.whole,
+        "parts": [_describe_part(part) for part in entry.parts],
         "size_bytes": entry.nbytes,
         "quantisation": quantisation(entry),
         "ranges": [[r.start, r.stop] for r in held_ranges(library, entry)],
@@ -98,22 +157,23 @@ def describe(library: Library, entry: ModelEntry) -> dict[str, object]:
 
 
 def quantisation(entry: ModelEntry) -> str:
-    """Return the tensor type that most of the file's bytes have."""
-    from collections import Counter
-
+    """Return the tensor type that most of the bytes here have."""
     from kwaai.models.gguf_types import GGMLType
 
     sizes: Counter[int] = Counter()
-    for tensor in entry.header.tensors:
-        sizes[tensor.ggml_type] += tensor.nbytes
+    for header in [part.header for part in entry.parts] or [entry.header]:
+        for tensor in header.tensors:
+            sizes[tensor.ggml_type] += tensor.nbytes
     return GGMLType(max(sizes, key=lambda kind: sizes[kind])).name if sizes else "-"
 
 
 def held_ranges(library: Library, entry: ModelEntry) -> list[LayerRange]:
-    """Return the file's own layers, and the slices of it that were cut here."""
+    """Return the ranges in files of their own: the whole model, parts, and what was cut here."""
     from kwaai.types import LayerRange
 
-    ranges = {entry.layers}
+    ranges = {part.layers for part in entry.parts if part.layers}
+    if entry.whole:
+        ranges.add(entry.layers)
     if entry.whole and entry.handle:
         directory = library.directory / "slices" / entry.handle.removeprefix("sha256:")
         for path in directory.glob("*-*.gguf"):
@@ -121,6 +181,23 @@ def held_ranges(library: Library, entry: ModelEntry) -> list[LayerRange]:
             if start.isdecimal() and stop.isdecimal() and int(start) < int(stop):
                 ranges.add(LayerRange(int(start), int(stop)))
     return sorted(ranges, key=lambda r: (r.start, -r.stop))
+
+
+def show_held(library: Library, entry: ModelEntry) -> str:
+    """Return what is held of a model, for people: `[0,12) [12,24)+head embedding`."""
+    if not entry.whole:
+        return entry.held
+    return " ".join(str(layers) for layers in held_ranges(library, entry))
+
+
+def _describe_part(part: Part) -> dict[str, object]:
+    return {
+        "path": str(part.path),
+        "size_bytes": part.nbytes,
+        "range": [part.layers.start, part.layers.stop] if part.layers else None,
+        "head": part.head,
+        "embedding": part.layers is None,
+    }
 
 
 def show_handle(handle: object) -> str:

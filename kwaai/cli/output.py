@@ -191,13 +191,16 @@ def download_report() -> Iterator[Report]:
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.table import Column
 
+    # A narrow terminal costs the bar and the name, never the numbers.
+    name, numbers = Column(no_wrap=True, overflow="ellipsis", ratio=1), Column(no_wrap=True)
     columns = (
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=name),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        DownloadColumn(table_column=numbers),
+        TransferSpeedColumn(table_column=numbers.copy()),
+        TimeRemainingColumn(table_column=numbers.copy()),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield _bar_report(bar)

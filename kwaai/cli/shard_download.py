@@ -78,7 +78,11 @@ def run(arguments: argparse.Namespace) -> int:
     before = f", {show_bytes(done.resumed_bytes)} were here" if done.resumed_bytes else ""
     note(f"fetched {show_bytes(done.fetched_bytes)}{before}; verified: {done.verified}")
     if layers is None and not arguments.embedding:
-        note(f"use it: kwaainet config set model {done.paths[0].stem}")
+        path = done.paths[0]
+        repository = path.parent.name.replace("--", "/", 1)
+        note(f"use it: kwaainet config set model {repository}/{path.name}")
+    else:
+        note("`kwaainet models list` shows which ranges are held")
     return 0
 
 

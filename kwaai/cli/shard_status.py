@@ -26,7 +26,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from kwaai.cli.models import describe, held_ranges, open_library
+    from kwaai.cli.models import describe, open_library, show_held
     from kwaai.cli.output import one_line, print_json, print_pairs, show_bytes
     from kwaai.cli.session import open_home
 
@@ -40,13 +40,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     address = f"{config.api_host}:{config.api_port}"
     running = f"{server['status']} on {address}" if server else f"not running on {address}"
+    unknown = "not hashed yet" if entry.whole else "not known: its parts do not name it"
+    incomplete = [] if entry.whole else [("Not whole", one_line(entry.remedy))]
     print_pairs(
         [
             ("Model", one_line(entry.name)),
-            ("Handle", str(model["handle"] or "not hashed yet")),
+            ("Handle", str(model["handle"] or unknown)),
             ("Layers", str(model["blocks"])),
             ("Size", f"{show_bytes(entry.nbytes)} ({model['quantisation']})"),
-            ("Ranges held", " ".join(str(r) for r in held_ranges(library, entry))),
+            ("Ranges held", show_held(library, entry)),
+            *incomplete,
             ("Slices wanted", "auto" if config.slices is None else str(config.slices)),
             ("Server", one_line(running)),
         ]

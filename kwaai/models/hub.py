@@ -281,7 +281,13 @@ class Hub:
 
     def _refusal(self, status: int, code: str | None, what: str, reason: str) -> KwaaiError:
         endpoint = self.settings.endpoint
-        if status == 404 or code in ("RepoNotFound", "RevisionNotFound", "EntryNotFound"):
+        if code == "RevisionNotFound":
+            return ModelNotFound(
+                f"{what} does not exist at {endpoint}: the model is there, the revision is not. "
+                "Leave it out for the newest",
+                param="model",
+            )
+        if status == 404 or code in ("RepoNotFound", "EntryNotFound"):
             private = "" if self._transport.has_token else ", or is private: then set HF_TOKEN"
             return ModelNotFound(
                 f"{what} does not exist at {endpoint}{private}. Check the spelling", param="model"

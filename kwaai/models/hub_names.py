@@ -58,6 +58,8 @@ def parse_model_ref(spec: str) -> ModelRef:
 
     if len(spec) > MODEL_NAME_CHARS_MAX:
         raise wrong("it is too long")
+    if "://" in spec:
+        raise wrong("it is an address; another hub is chosen with HF_ENDPOINT")
     left, at, revision = spec.strip().partition("@")
     left, colon, tag = left.partition(":")
     if at and not tag:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kwaai.atomic import write_atomic
-from kwaai.errors import FileCorrupt
+from kwaai.errors import DiskFull, FileCorrupt
 from kwaai.limits import MANIFEST_BYTES_MAX
+from kwaai.log import get_logger
 from kwaai.models.manifest import Manifest, Progress, build_manifest, parse_manifest
 from kwaai.types import ModelHandle
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class ManifestCache:
             return None
 
     def manifest(self, path: Path, progress: Progress | None = None) -> Manifest:
-        """Return the manifest of the file, hashing it when needed. Raises FileCorrupt, DiskFull."""
+        """Return the manifest of the file, hashing it when needed. Raises FileCorrupt."""
         manifest = self.known(path)
         if manifest is None:
             stamp = _stamp(path)
@@ -66,9 +69,12 @@ class ManifestCache:
         return None
 
     def _write(self, path: Path, kind: str, stamp: list[int | str], content: object) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         record = {"stamp": stamp, "content": content}
-        write_atomic(self._record_path(path, kind), json.dumps(record).encode())
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomic(self._record_path(path, kind), json.dumps(record).encode())
+        except (OSError, DiskFull) as error:  # the file is then hashed again next time
+            log.warning("manifest_not_remembered", path=str(path), problem=str(error))
 
 
 def _stamp(path: Path) -> list[int | str]:

@@ -7,7 +7,6 @@ file is whole. Verifies nothing and fetches nothing. The caller holds the lock o
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from kwaai.atomic import set_aside, sync_directory, write_atomic
+from kwaai.atomic import DISK_FULL_ERRNOS, disk_full_reason, set_aside, sync_directory, write_atomic
 from kwaai.errors import DiskFull
 from kwaai.limits import HUB_DISK_MARGIN_BYTES, MANIFEST_BYTES_MAX, MIB
 
@@ -121,15 +120,15 @@ class Partial:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            raise self._disk_full() from error
+            raise self._disk_full(disk_full_reason(error)) from error
         except DiskFull as error:
             raise self._disk_full() from error
 
-    def _disk_full(self) -> DiskFull:
+    def _disk_full(self, reason: str = "no room left on the disk") -> DiskFull:
         return DiskFull(
-            f"no room left on the disk for {self.final.name}: what was fetched so far is kept in "
+            f"{reason}, while fetching {self.final.name}: what came so far is kept in "
             f"{self.path}. Free some space, then run the same command again to continue"
         )
 

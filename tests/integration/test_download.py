@@ -457,6 +457,35 @@ def test_a_full_disk_is_noticed_before_a_byte_is_fetched(
     assert hub.files_asked() == []
 
 
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+from kwaai.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["--blocks", "4"]])
+def test_a_file_that_the_disk_cannot_hold(
+    hub: LoopbackHub, tmp_path: Path, more: list[str]
+) -> None:
+    home = tmp_path / "home"
+    env = {
+        **os.environ,
+        **hub.env(tmp_path / "hf"),
+        "KWAAINET_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, "-c", LIMITED, "shard", "download", REPOSITORY, *more]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    error = done.stderr.splitlines()[-1]
+    assert done.returncode == DiskFull.exit_code, done.stderr
+    assert error.startswith("kwaainet: error: the file is larger than this disk's format")
+    assert not list(home.rglob("*.gguf"))
+    kept = [path for path in home.rglob("*.partial") if str(path) in error]
+    assert len(kept) == 1
+
+
 @pytest.mark.parametrize("layers", [None, LayerRange(0, 4)])
 def test_a_disk_that_fills_up_keeps_what_came(
     fetch: Fetch,

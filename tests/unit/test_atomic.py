@@ -57,6 +57,18 @@ def test_a_full_disk_is_named(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_file_that_the_disk_cannot_hold_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr("kwaai.atomic.os.fsync", too_large)
+    with pytest.raises(DiskFull, match=r"larger than this disk's format, or `ulimit -f`, allows"):
+        write_atomic(tmp_path / "model.gguf", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_write_to_a_really_full_device(tmp_path: Path) -> None:
     def write() -> None:
         with AtomicFile(tmp_path / "a") as target:

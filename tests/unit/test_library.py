@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from kwaai.errors import FileCorrupt, ModelNotFound, ModelUnsupported, UserError
 from kwaai.models.gguf import read_header
+from kwaai.models.gguf_write import write_gguf
 from kwaai.models.library import Library, packaged_models
 from kwaai.models.slices import cut_embedding, cut_slice
 from kwaai.testing.models import TINY, UNTIED, tiny_model
@@ -49,7 +51,7 @@ def test_lists_everything_by_name(library: Library) -> None:
         "kwaai-demo",
         "mine",
     ]
-    assert all(e.whole and e.head and e.layers == LayerRange(0, 6) for e in entries)
+    assert all(e.whole and e.layers == LayerRange(0, 6) for e in entries)
     assert {entry.handle for entry in entries} == {None}
 
 
@@ -138,12 +140,149 @@ def test_slices_on_the_shelf_are_told_from_models(library: Library) -> None:
     cut_slice(source, directory / "mid.gguf", LayerRange(1, 3), head=False)
     cut_embedding(source, directory / "embedding.gguf")
     part = library.find("acme/part/mid.gguf")
-    assert (part.whole, part.head, part.layers) == (False, False, LayerRange(1, 3))
-    with pytest.raises(UserError, match="is a part of a model"):
+    assert (part.whole, part.held, part.layers) == (False, "[1,3)", LayerRange(0, 6))
+    with pytest.raises(UserError, match=r"is not whole.*shard download acme/part/mid\.gguf"):
         library.manifest(part)
-    assert "acme/part/embedding.gguf" not in [e.name for e in library.list()]
-    with pytest.raises(ModelUnsupported, match="the embedding of a model"):
-        library.find("acme/part/embedding.gguf")
+    embedding = library.find("acme/part/embedding.gguf")
+    assert (embedding.whole, embedding.held) == (False, "embedding")
+    with pytest.raises(ModelUnsupported, match="holds only its embedding, the model has 6 layers"):
+        embedding.check_whole()
+
+
+@pytest.fixture
+def parts(library: Library) -> Path:
+    """What `shard download acme/parts:Q4_0` leaves for two ranges and the embedding."""
+    directory = library.directory / "acme--parts" / "parts.Q4_0.gguf.slices"
+    directory.mkdir(parents=True)
+    source = library.directory / "mine.gguf"
+    cut_embedding(source, directory / "embedding.gguf")
+    cut_slice(source, directory / "4-6-head.gguf", LayerRange(4, 6), head=True)
+    cut_slice(source, directory / "0-4.gguf", LayerRange(0, 4), head=False)
+    (directory / "embedding.gguf.download.json").write_text("{}")
+    (directory / ".0-4.gguf.lock").touch()
+    return directory
+
+
+def test_parts_that_were_fetched_are_one_model(library: Library, parts: Path) -> None:
+    [entry] = [e for e in library.list() if not e.whole]
+    assert entry.name == "acme/parts"
+    assert entry.held == "[0,4) [4,6)+head embedding"
+    assert (entry.path, entry.layers, entry.handle) == (parts, LayerRange(0, 6), None)
+    assert entry.nbytes == sum(path.stat().st_size for path in parts.glob("*.gguf"))
+    for spelling in ("acme/parts", "ACME/parts:q4_0", "parts.Q4_0", "parts", "parts.q4_0.gguf"):
+        assert library.find(spelling) == entry
+    with pytest.raises(
+        ModelUnsupported,
+        match=r"acme/parts cannot run from here: this machine holds only layers \[0,4\) "
+        r"\[4,6\)\+head embedding, the model has 6 layers; fetch all of it: "
+        r"`kwaainet shard download acme/parts/parts\.Q4_0\.gguf`",
+    ):
+        entry.check_whole()
+
+
+def test_the_hubs_own_path_is_what_fetches_the_rest(library: Library, parts: Path) -> None:
+    record = {"source": {"repository": "acme/parts", "path": "Q4_0/parts.gguf"}}
+    (parts / "0-4.gguf.download.json").write_text(json.dumps(record))
+    assert library.find("acme/parts").spec == "acme/parts/Q4_0/parts.gguf"
+
+
+def test_a_whole_file_takes_the_name_of_its_repository(library: Library, parts: Path) -> None:
+    mine = library.directory / "mine.gguf"
+    shutil.copy(mine, parts.parent / "other.gguf")
+    assert library.find("acme/parts").path.name == "other.gguf"
+    held = {entry.name: entry.held for entry in library.list() if "parts" in entry.name}
+    assert held == {
+        "acme/parts": "[0,6)",
+        "acme/parts/parts.Q4_0.gguf": "[0,4) [4,6)+head embedding",
+    }
+    shutil.copy(mine, parts.with_name("parts.Q4_0.gguf"))
+    assert sorted(e.name for e in library.list() if "parts" in e.name) == [
+        "acme/parts/other.gguf",
+        "acme/parts/parts.Q4_0.gguf",
+    ]
+    (parts.parent / "other.gguf").unlink()
+    entry = library.find("acme/parts")
+    assert (entry.whole, entry.held, len(entry.parts)) == (True, "[0,6)", 3)
+    entry.check_whole()
+
+
+def test_a_name_beats_another_models_file_name(library: Library) -> None:
+    directory = library.directory / "acme--mine"
+    directory.mkdir()
+    shutil.copy(library.directory / "mine.gguf", directory / "mine.gguf")
+    assert library.find("mine").path == library.directory / "mine.gguf"
+    assert library.find("acme/mine").path == directory / "mine.gguf"
+
+
+def test_only_an_embedding(library: Library, parts: Path) -> None:
+    for path in parts.glob("*-*.gguf"):
+        path.unlink()
+    entry = library.find("acme/parts")
+    assert (entry.held, entry.layers) == ("embedding", LayerRange(0, 6))
+    assert library.find(str(parts / "embedding.gguf")).held == "embedding"
+    assert list(parts.glob("*.corrupt-*")) == []
+
+
+def test_parts_that_name_their_model_are_found_by_handle(library: Library, parts: Path) -> None:
+    mine = library.find("mine")
+    handle = library.manifest(mine).handle
+    cut_slice(mine.path, parts / "0-4.gguf", LayerRange(0, 4), False, handle)
+    assert library.find("acme/parts").handle is None  # the other parts do not say
+    for name in ("embedding.gguf", "4-6-head.gguf"):
+        (parts / name).unlink()
+    assert library.find("acme/parts").handle == handle
+    assert library.find(handle).whole
+    mine.path.unlink()
+    (library.directory / "acme--many" / "many.Q4_0.gguf").unlink()
+    assert library.find(handle).name == "acme/parts"
+
+
+def test_a_corrupt_part_is_set_aside_and_the_others_stay(library: Library, parts: Path) -> None:
+    bad = parts / "0-4.gguf"
+    bad.write_bytes(bad.read_bytes()[:-1000])
+    assert [broken.path for broken in library.look().broken] == [bad]
+    assert library.find("acme/parts").held == "[4,6)+head embedding"
+    assert (parts / "0-4.gguf.corrupt-1").exists()
+    for path in parts.glob("*.gguf"):
+        path.write_bytes(b"GGUF")
+    with pytest.raises(FileCorrupt, match=r"corrupt-1; fetch the model again"):
+        library.find("acme/parts")
+    with pytest.raises(ModelNotFound):
+        library.find("acme/parts")
+
+
+@pytest.mark.parametrize("key", ["kwaai.slice.start", "kwaai.slice.block_count"])
+def test_a_slice_that_does_not_say_what_it_is(library: Library, parts: Path, key: str) -> None:
+    header, data = read_header(parts / "0-4.gguf"), (parts / "0-4.gguf").read_bytes()
+    kv = {k: v for k, v in header.raw_kv.items() if k != key}
+    start = header.data_start
+    tensors = [
+        (t.name, t.dims, t.ggml_type, data[start + t.offset : start + t.offset + t.nbytes])
+        for t in header.tensors
+    ]
+    write_gguf(parts / "0-4.gguf", kv, tensors)
+    [broken] = library.look().broken
+    assert broken.path == parts / "0-4.gguf"
+    assert "it does not say" in broken.problem
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("kwaai.models.library.read_header", refused)
+    with pytest.raises(UserError, match=r"mine\.gguf cannot be read: Permission denied"):
+        library.find("mine")
+    assert "Permission denied" in library.look().broken[0].problem
+
+
+def test_a_hub_may_write_the_suffix_in_capitals(library: Library) -> None:
+    directory = library.directory / "acme--loud"
+    directory.mkdir()
+    shutil.copy(library.directory / "mine.gguf", directory / "LOUD.GGUF")
+    assert library.find("acme/loud").path == library.find("loud").path == directory / "LOUD.GGUF"
 
 
 def test_slices_are_cut_once(library: Library) -> None:

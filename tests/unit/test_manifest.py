@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwaai.errors import FileCorrupt
+from kwaai.errors import DiskFull, FileCorrupt
 from kwaai.limits import MANIFEST_BYTES_MAX
 from kwaai.models.gguf import read_header
-from kwaai.models.gguf_types import pad
+from kwaai.models.gguf_types import GGMLType, pad
 from kwaai.models.gguf_write import encode_header, encode_value, write_gguf
 from kwaai.models.manifest import Manifest, build_manifest, canonical_json, parse_manifest
 from kwaai.models.manifest_cache import ManifestCache
+from kwaai.models.shapes import Shape
 from kwaai.models.slices import cut_embedding, cut_slice
 from kwaai.models.verify import verify_model, verify_slice
 from kwaai.testing.models import TINY, UNTIED, plain_gguf, tiny_model
@@ -331,6 +332,46 @@ def test_the_cache_hashes_once(
     other.replace(path)
     assert cache.known(path) is None
     assert cache.manifest(path).handle != first.handle
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskFull("no room left on the disk")
+
+    cache = ManifestCache(tmp_path / "manifests")
+    with monkeypatch.context() as patched:
+        patched.setattr("kwaai.models.manifest_cache.write_atomic", full)
+        assert cache.manifest(model) == build_manifest(model)
+    assert cache.known(model) is None
+    assert "manifest_not_remembered" in caplog.text
+
+
+@pytest.mark.parametrize("extra", ["position_embd.weight", "token_embd_norm.weight", "rope_freqs"])
+@pytest.mark.parametrize("shape", [TINY, UNTIED])
+def test_what_lies_beside_the_embedding_is_in_every_slice(
+    tmp_path: Path, shape: Shape, extra: str
+) -> None:
+    source = tiny_model(tmp_path / "plain.gguf", shape)
+    header, data = read_header(source), source.read_bytes()
+    tensors = [
+        (
+            t.name,
+            t.dims,
+            t.ggml_type,
+            data[header.data_start + t.offset : header.data_start + t.offset + t.nbytes],
+        )
+        for t in header.tensors
+    ]
+    path = tmp_path / "model.gguf"
+    write_gguf(path, header.raw_kv, [*tensors, (extra, (256, 4), GGMLType.F32, bytes(4096))])
+    manifest, part = build_manifest(path), tmp_path / "part.gguf"
+    for layers in (LayerRange(0, 6), LayerRange(3, 6), LayerRange(1, 3)):
+        cut_slice(path, part, layers, layers.stop == 6, manifest.handle)
+        assert verify_slice(part, manifest).tensor(extra) is not None
+    cut_embedding(path, part, manifest.handle)
+    assert [t.name for t in verify_slice(part, manifest).tensors] == ["token_embd.weight"]
 
 
 def test_a_broken_record_is_no_record(model: Path, tmp_path: Path) -> None:
