@@ -126,3 +126,7 @@ WORKER_BASE_BYTES = (
 # Benchmarks.
 BENCH_TOKENS_MAX = 100_000
 BENCH_ROUNDS_MAX = 100
+
+# Pruning the models directory.
+SLICE_UNUSED_S = 30 * 24 * 3600.0  # a cut slice that nobody has asked for that long goes
+LEFTOVER_AGE_S = 7 * 24 * 3600.0  # what a killed writer left, or what was set aside as corrupt

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kwaai.errors import KwaaiError, WorkerLost
+from kwaai.inference.environment import WORKER_ENVIRONMENT
 from kwaai.inference.spec import EngineSpec, SliceSpec, encode_slice_spec
 from kwaai.inference.supervisor import Worker
 from kwaai.types import LayerRange
@@ -49,12 +50,19 @@ class SliceTimings:
 class Chain:
     """All workers of one model. Not reentrant: one step at a time."""
 
-    def __init__(self, slices: Sequence[SliceSpec], engine: EngineSpec) -> None:
-        self.slices, self.engine = tuple(slices), engine
+    def __init__(
+        self,
+        slices: Sequence[SliceSpec],
+        engine: EngineSpec,
+        environment: Mapping[str, str] = WORKER_ENVIRONMENT,
+    ) -> None:
+        self.slices, self.engine, self.environment = tuple(slices), engine, environment
         self.workers = [
             Worker(
                 f"slice-{spec.layers}",
                 {"role": "slice", "spec": encode_slice_spec(spec), "engine": asdict(engine)},
+                environment,
+                shared_bytes=_largest_payload(spec, engine),
             )
             for spec in slices
         ]
@@ -168,6 +176,11 @@ async def _together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
                 group.create_task(work)
     except BaseExceptionGroup as errors:
         raise _first_known(errors) from None
+
+
+def _largest_payload(spec: SliceSpec, engine: EngineSpec) -> int:
+    logits = spec.vocab * (engine.outputs_max or engine.sessions) if spec.head else 0
+    return 4 * max(engine.batch_tokens * spec.embd, logits)
 
 
 def _first_known(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,23 +3,25 @@
 Both ends are this program, over a socket pair that nobody else can open, so the codec checks bounds
 and shape but not intent. It is not the protocol between nodes.
 
-Frame: u32 little-endian header bytes, u32 payload bytes, header (UTF-8 JSON object), payload.
+Frame: u32 little-endian header bytes, u32 payload bytes, u32 where the payload is (0: behind the
+header, 1: in the memory that both ends share), header (UTF-8 JSON object), payload.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import mmap
+import os
 import socket
 import struct
+import tempfile
 from typing import Any
 
 from kwaai.limits import IPC_FRAME_BYTES_MAX, IPC_HEADER_BYTES_MAX
 
-PREFIX = struct.Struct("<II")
-SOCKET_BUFFER_BYTES = (
-    4 * 1024 * 1024
-)  # a batch of 512 rows in few system calls, where the OS allows it
+PREFIX = struct.Struct("<III")
+INLINE_BYTES_MAX = 32 * 1024  # more goes through shared memory: two copies and some wake-ups less
 
 Header = dict[str, Any]
 
@@ -32,20 +34,21 @@ class FrameSocket:
     """One end of a blocking stream of frames. One frame at a time in each direction; one thread.
 
     Reads into one buffer that grows to the largest frame, so most frames take one system call and
-    no copy; a received payload is a view into it, good until the next frame is received.
+    no copy; a received payload is a view, good until the next frame in either direction. Large
+    payloads lie in `shared`, where there is one: requests and replies take turns in it.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, shared: mmap.mmap | None = None) -> None:
         self._sock = sock
         self._buffer = bytearray(64 * 1024)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        self._shared = memoryview(shared) if shared is not None else memoryview(b"")
 
     def close(self) -> None:
         """Close the stream, also under a thread that waits in `receive`: it gets EOFError."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
+        self._shared = memoryview(b"")  # unmapped when the last view of a payload is gone
 
     def send(
         self,
@@ -58,7 +61,12 @@ class FrameSocket:
         """
         self._sock.settimeout(timeout_s)
         text = json.dumps(header, separators=(",", ":")).encode()
-        prefix = PREFIX.pack(len(text), len(payload)) + text
+        shared = self._shared  # another thread may close the stream
+        if INLINE_BYTES_MAX < len(payload) <= len(shared):
+            shared[: len(payload)] = payload
+            self._sock.sendall(PREFIX.pack(len(text), len(payload), 1) + text)
+            return
+        prefix = PREFIX.pack(len(text), len(payload), 0) + text
         sent = self._sock.sendmsg([prefix, payload])
         if sent < len(prefix):
             self._sock.sendall(prefix[sent:])
@@ -68,17 +76,21 @@ class FrameSocket:
 
     def receive(self, timeout_s: float | None = None) -> tuple[Header, memoryview]:
         """Read one frame. Raises EOFError at a clean end, TimeoutError, OSError or FrameError."""
+        shared = self._shared  # another thread may close the stream
         self._sock.settimeout(timeout_s)
         filled = self._fill(0, PREFIX.size)
-        header_bytes, payload_bytes = _parse_sizes(self._buffer)
+        header_bytes, payload_bytes, is_shared = self._parse_sizes(len(shared))
         payload_start = PREFIX.size + header_bytes
-        total = payload_start + payload_bytes
+        total = payload_start + (0 if is_shared else payload_bytes)
         if filled < total:
             filled = self._fill(filled, total)
         if filled > total:
             raise FrameError("a second frame came before the first was answered")
         view = memoryview(self._buffer)
-        return _parse_header(view[PREFIX.size : payload_start]), view[payload_start:total]
+        header = _parse_header(view[PREFIX.size : payload_start])
+        if is_shared:
+            return header, shared[:payload_bytes]
+        return header, view[payload_start:total]
 
     def _fill(self, filled: int, wanted: int) -> int:
         if len(self._buffer) < wanted:
@@ -93,12 +105,28 @@ class FrameSocket:
             filled += got
         return filled
 
+    def _parse_sizes(self, shared_bytes: int) -> tuple[int, int, bool]:
+        header_bytes, payload_bytes, place = PREFIX.unpack_from(self._buffer)
+        if header_bytes > IPC_HEADER_BYTES_MAX or payload_bytes > IPC_FRAME_BYTES_MAX:
+            raise FrameError(f"a frame of {header_bytes} + {payload_bytes} bytes is over the limit")
+        if place > 1 or (place == 1 and payload_bytes > shared_bytes):
+            raise FrameError("a frame's payload is not where it can be")
+        return header_bytes, payload_bytes, place == 1
 
-def _parse_sizes(prefix: bytearray) -> tuple[int, int]:
-    header_bytes, payload_bytes = PREFIX.unpack_from(prefix)
-    if header_bytes > IPC_HEADER_BYTES_MAX or payload_bytes > IPC_FRAME_BYTES_MAX:
-        raise FrameError(f"a frame of {header_bytes} + {payload_bytes} bytes is over the limit")
-    return header_bytes, payload_bytes
+
+def make_shared(size: int) -> tuple[int, mmap.mmap]:
+    """Make memory that a child process can share by its file descriptor (the caller closes it)."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("kwaainet-worker", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, size)
+        return descriptor, mmap.mmap(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def _parse_header(text: memoryview) -> Header:

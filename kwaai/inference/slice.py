@@ -19,6 +19,9 @@ import numpy.typing as npt
 
 from kwaai.inference import ggml
 from kwaai.inference.spec import EmbeddingSpec, EngineSpec, SliceSpec
+from kwaai.inference.tap import GraphTap
+
+_LOAD_INTO_MEMORY = 0  # enum llama_load_mode: LLAMA_LOAD_MODE_NONE
 
 Rows = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
@@ -81,15 +84,16 @@ class Slice:
         self.backend = gpus[0] if gpus and engine.gpu_layers else "CPU"
         model_params = lc.llama_model_default_params()
         model_params.n_gpu_layers = engine.gpu_layers
+        # Weights in memory of their own can lie in huge pages, the page cache's cannot: see
+        # WORKER_ENVIRONMENT.
+        model_params.load_mode = _LOAD_INTO_MEMORY
         self._model = lc.llama_model_load_from_file(os.fsencode(spec.path), model_params)
         if not self._model:
             raise SliceError(f"llama.cpp cannot load {spec.path}: {ggml.last_log()}")
         self._check_loaded()
-        self._captured: list[Rows] = []
-        self._wanted = b"" if spec.head else f"l_out-{len(spec.layers) - 1}".encode()
-        self._input_rows: Rows = np.empty((0, spec.embd), np.float32)
-        # C keeps only the pointer, so the callback lives as long as the context.
-        self._callback = ggml.EVAL_CALLBACK(self._on_node)
+        last = None if spec.head else f"l_out-{len(spec.layers) - 1}"
+        self._tap = GraphTap(last, spec.input_tensor)
+        self._input_rows: Rows | None = None
         self._context = lc.llama_init_from_model(self._model, self._context_params())
         if not self._context:
             raise SliceError(
@@ -97,10 +101,8 @@ class Slice:
                 f"{ggml.last_log()}"
             )
         self._memory = lc.llama_get_memory(self._context)
-        # Families that take no vectors get zeros as token ids, and rows in place of their
-        # embedding.
+        # Some families take no vectors: they get zeros as token ids, and the tap puts rows in.
         self._takes_tokens = spec.whole or spec.input_tensor is not None
-        self._input_name = spec.input_tensor.encode() if spec.input_tensor else None
         width = 0 if self._takes_tokens else spec.embd
         self._batch = lc.llama_batch_init(engine.batch_tokens, width, 1)
         shape = (engine.batch_tokens,)
@@ -135,19 +137,8 @@ class Slice:
         p.no_perf = True
         p.n_outputs_max = self.outputs_max if self.spec.head else self.engine.batch_tokens
         if not self.spec.head or self.spec.input_tensor:
-            p.cb_eval = ctypes.cast(self._callback, type(p.cb_eval))
+            p.cb_eval = ctypes.cast(self._tap.callback, type(p.cb_eval))
         return p
-
-    def _on_node(self, tensor: int, ask: bool, _: int) -> bool:
-        # Called about 35 times per layer and pass with ask=True: a comparison or two, no more.
-        name = ggml.tensor_name(tensor)
-        if ask:
-            return bool(name == self._wanted or name == self._input_name)
-        if name == self._input_name:
-            ggml.write_float32(tensor, self._input_rows)
-            return True
-        self._captured.append(ggml.read_float32(tensor))
-        return False  # ends the graph here: the final norm and the stub head are not computed
 
     def decode(self, parts: Sequence[Part]) -> Rows:
         """Compute one batch of at most `engine.batch_tokens` rows and append it to the KV cache.
@@ -158,18 +149,25 @@ class Slice:
         Raises SliceError when llama.cpp reports a failure; the KV of the batch is then undefined.
         """
         outputs = self._fill(parts)
-        self._captured.clear()
-        code = lc.llama_decode(self._context, self._batch)
-        if code != 0:
-            raise SliceError(f"llama_decode gave {code} for {self._batch.n_tokens} rows")
+        self._compute()
+        if not self._tap.complete and self._tap.forget():  # its nodes have moved: look by name
+            for part in parts:
+                self.rollback(part.sequence, part.position)
+            self._compute()
+        if not self._tap.complete:
+            raise SliceError("the graph does not have the tensors that this family should have")
         if not self.spec.head:
-            if len(self._captured) != 1:
-                raise SliceError(f"the graph has no tensor {self._wanted.decode()}")
-            return self._captured.pop().reshape(-1, self.spec.embd)
+            return self._tap.take().reshape(-1, self.spec.embd)
         if outputs == 0:
             return np.empty((0, self.spec.vocab), np.float32)
         logits = lc.llama_get_logits(self._context)
         return np.ctypeslib.as_array(logits, (outputs, self.spec.vocab))
+
+    def _compute(self) -> None:
+        self._tap.arm(self._input_rows)
+        code = lc.llama_decode(self._context, self._batch)
+        if code != 0:
+            raise SliceError(f"llama_decode gave {code} for {self._batch.n_tokens} rows")
 
     def _fill(self, parts: Sequence[Part]) -> int:
         batch, at, outputs = self._batch, 0, 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 import os
 import socket
 import subprocess
@@ -15,10 +16,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from copy import copy
 from typing import IO, Any
 
 from kwaai.errors import KwaaiError, WorkerLost, error_from_code
-from kwaai.inference.ipc import FrameError, FrameSocket, Header
+from kwaai.inference.environment import WORKER_ENVIRONMENT
+from kwaai.inference.ipc import FrameError, FrameSocket, Header, make_shared
 from kwaai.limits import (
     WORKER_BACKOFF_S,
     WORKER_RESTARTS_MAX,
@@ -30,27 +33,30 @@ from kwaai.log import get_logger
 
 log = get_logger(__name__)
 
-# Spinning OpenMP threads of one slice starve the next: measured 29 s against 0.5 s on busy cores.
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
-
 _STDERR_TAIL_BYTES = 2000
 
 
 class _Process:
     """One incarnation: the process, its stream, and a thread that waits for its end."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, environment: Mapping[str, str]) -> None:
-        ours, theirs = socket.socketpair()
-        self.stream = FrameSocket(ours)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, environment: Mapping[str, str], shared_bytes: int
+    ) -> None:
         self.loop, self.exited = loop, asyncio.Event()
         self._reaped = threading.Event()
         self._reason = ""
-        with theirs, contextlib.ExitStack() as unless_started:
-            unless_started.callback(ours.close)
+        with contextlib.ExitStack() as always, contextlib.ExitStack() as unless_started:
+            memory, shared = make_shared(max(shared_bytes, mmap.PAGESIZE))
+            always.callback(os.close, memory)
+            ours, theirs = socket.socketpair()
+            always.enter_context(theirs)
+            self.stream = FrameSocket(ours, shared)
+            unless_started.callback(self.stream.close)
+            descriptors = [theirs.fileno(), memory]
             stderr = unless_started.enter_context(tempfile.TemporaryFile())
             self.popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "kwaai.inference.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", "kwaai.inference.worker", *map(str, descriptors)],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
@@ -103,15 +109,23 @@ class Worker:
     """A worker process by name. `incarnation` grows with each start: older KV is gone."""
 
     def __init__(
-        self, name: str, load: Header, environment: Mapping[str, str] = WORKER_ENVIRONMENT
+        self,
+        name: str,
+        load: Header,
+        environment: Mapping[str, str] | None = None,
+        shared_bytes: int = 0,
     ) -> None:
+        """`environment`: added to the node's own; None for WORKER_ENVIRONMENT. `shared_bytes`: the
+        largest payload that need not go through the socket.
+        """
         self.name = name
         self.incarnation = 0
         self.restarts_total = 0
         self.info: Header = {}
         self.state = "stopped"
         self._failures = 0
-        self._load, self._environment = load, environment
+        self._load, self._shared_bytes = load, shared_bytes
+        self.environment = WORKER_ENVIRONMENT if environment is None else environment
         self._process: _Process | None = None
         self._settled = asyncio.Event()
         self._failure: KwaaiError | None = None
@@ -124,6 +138,7 @@ class Worker:
 
     async def start(self) -> None:
         """Start the process and load. Raises what the load raised; keeps watch afterwards."""
+        self._settled.clear()
         await self._launch()
         self._watcher = asyncio.create_task(self._watch(), name=f"watch-{self.name}")
 
@@ -143,9 +158,8 @@ class Worker:
         """
         process = self._process  # first: a later incarnation's process would not be ready yet
         if process is None or self.state != "ready":
-            raise self._failure or WorkerLost(
-                f"worker {self.name} is {self.state}; try again", retry_after_s=2.0
-            )
+            self._raise_failure()
+            raise WorkerLost(f"worker {self.name} is {self.state}; try again", retry_after_s=2.0)
         if incarnation not in (None, self.incarnation):
             raise WorkerLost(
                 f"worker {self.name} restarted and lost its cache; send the request again"
@@ -193,8 +207,13 @@ class Worker:
                 await self._settled.wait()
         except TimeoutError:
             raise WorkerLost(f"worker {self.name} is not ready after {timeout_s:g} s") from None
+        self._raise_failure()
+        if self.state == "stopped":
+            raise WorkerLost(f"worker {self.name} is stopped", retry_after_s=5.0)
+
+    def _raise_failure(self) -> None:
         if self._failure:
-            raise self._failure
+            raise copy(self._failure)  # an error that is raised again and again keeps every frame
 
     async def stop(self) -> None:
         """End the process. Idempotent."""
@@ -202,6 +221,7 @@ class Worker:
         if self._watcher:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
+        self._settled.set()
         if self._process:
             await asyncio.to_thread(self._process.end, WORKER_STOP_TIMEOUT_S)
         self._process = None
@@ -209,7 +229,9 @@ class Worker:
     async def _launch(self) -> None:
         self.state = "starting"
         try:
-            process = self._process = _Process(asyncio.get_running_loop(), self._environment)
+            process = self._process = _Process(
+                asyncio.get_running_loop(), self.environment, self._shared_bytes
+            )
         except OSError as error:  # no more processes, descriptors or memory
             raise WorkerLost(f"worker {self.name} cannot be started: {error}") from None
         try:

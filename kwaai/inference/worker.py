@@ -10,6 +10,8 @@ or `{"error": {code, message, param}}`.
 
 from __future__ import annotations
 
+import gc
+import mmap
 import os
 import socket
 import sys
@@ -182,13 +184,15 @@ def serve(stream: ipc.FrameSocket) -> int:
     except KwaaiError as error:
         stream.send(_error_reply(error))
         return 1
-    except (
-        Exception
-    ) as error:  # the boundary of the process: the node hears the reason, then it ends
+    # The boundary of the process: the node hears the reason, then the process ends.
+    except Exception as error:
         message = f"{type(error).__name__}: {error}"[:TRACEBACK_CHARS_MAX]
         stream.send({"error": {"code": "worker_lost", "message": message, "param": None}})
         return 1
     stream.send({"ok": True, "pid": os.getpid(), **getattr(worker, "info", {})})
+    # What is loaded stays: the collector need not look at it again and again between two passes.
+    gc.collect()
+    gc.freeze()
     while True:
         try:
             header, payload = stream.receive()
@@ -203,10 +207,15 @@ def serve(stream: ipc.FrameSocket) -> int:
 
 def main() -> int:
     """Entry point of the process. Ends quietly when the node does."""
-    stream = ipc.FrameSocket(socket.socket(fileno=int(sys.argv[1])))
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        shared = mmap.mmap(int(sys.argv[2]), 0)
+        return _run(ipc.FrameSocket(sock, shared))
+
+
+def _run(stream: ipc.FrameSocket) -> int:
     try:
         return serve(stream)
-    except (BrokenPipeError, ConnectionResetError):
+    except (BrokenPipeError, ConnectionResetError, EOFError):
         return 0
     except Exception:  # the boundary of the process: the supervisor reads the last line
         traceback.print_exc()

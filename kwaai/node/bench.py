@@ -7,11 +7,12 @@ nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
+import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from kwaai.atomic import exclusive_lock
 from kwaai.config import Config
 from kwaai.errors import UserError
 from kwaai.inference.chain import Step
+from kwaai.inference.environment import THREAD_WAITING
 from kwaai.inference.sampling import Sampler, SamplingParams
-from kwaai.inference.supervisor import WORKER_ENVIRONMENT, Worker
+from kwaai.inference.supervisor import Worker
 from kwaai.limits import BATCH_TOKENS_MAX, BENCH_ROUNDS_MAX, BENCH_TOKENS_MAX
 from kwaai.models.library import Library
 from kwaai.models.shapes import find_shape, write_random_model
@@ -93,8 +96,8 @@ async def run_bench(
     config: Config, home: Home, options: BenchOptions, measure_api: MeasureApi | None, progress: Say
 ) -> BenchReport:
     """Measure in a temporary directory of the home, which is removed. Raises KwaaiError."""
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=home.run) as directory:
-        scratch = Home(Path(directory))
+    with _scratch_directory(home) as directory:
+        scratch = Home(directory)
         if options.shape is not None:
             shape = find_shape(options.shape)
             progress(f"writing random weights in the shape of {options.shape}")
@@ -104,11 +107,26 @@ async def run_bench(
             await asyncio.to_thread(write_random_model, path, shape, options.quantisation)
         else:
             name, scratch = options.model or config.model, home
-            path = (await asyncio.to_thread(Library(home.models).find, name)).path
+            entry = await asyncio.to_thread(Library(home.models).find, name)
+            entry.check_whole()
+            path = entry.path
         context = options.prompt_tokens + options.tokens + 8
         config = config.model_copy(update={"context_tokens": context, "use_gpu": False})
         bench = _Bench(config, scratch, name, path, options, measure_api, progress)
         return BenchReport(await bench.run())
+
+
+@contextlib.contextmanager
+def _scratch_directory(home: Home) -> Iterator[Path]:
+    """One for all runs, so that what a killed run left behind goes with the next. Raises Locked."""
+    directory = home.run / "bench"
+    with exclusive_lock(home.run / "bench.lock", timeout_s=0):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 class _Bench:
@@ -134,10 +152,10 @@ class _Bench:
                 "threads": config.threads or 0,
             },
         }
-        # llama.cpp as it comes, and with the waiting policy that every worker here runs under.
+        # llama.cpp as it comes, and with threads that wait as those of the workers do.
         self._stock = {
             "stock": Worker("stock", load, {}),
-            "stock_passive": Worker("stock-passive", load, WORKER_ENVIRONMENT),
+            "stock_same_waiting": Worker("stock-same-waiting", load, {}),
         }
         self._samples: dict[str, Sample] = {}
 
@@ -146,6 +164,9 @@ class _Bench:
             await self._runtime.load(
                 slices=self._options.slices, local=False, sessions=1, say=self._say
             )
+            chosen = self._runtime.chain.environment
+            waiting = {name: chosen[name] for name in THREAD_WAITING if name in chosen}
+            self._stock["stock_same_waiting"].environment = waiting
             for worker in self._stock.values():
                 await worker.start()
             await self._rounds()
@@ -207,7 +228,7 @@ class _Bench:
     def _report(self) -> dict[str, object]:
         prompt_tokens = self._options.prompt_tokens
         stock, chain = self._samples["stock"], self._samples["chain"]
-        passive = self._samples["stock_passive"]
+        same = self._samples["stock_same_waiting"]
         runs = [
             {"run": kind, **sample.report(prompt_tokens)} for kind, sample in self._samples.items()
         ]
@@ -231,8 +252,8 @@ class _Bench:
             "ratios": {
                 "decode_chain_to_stock": _ratio(stock.token_s, chain.token_s),
                 "prefill_chain_to_stock": _ratio(stock.prefill_s, chain.prefill_s),
-                "decode_chain_to_stock_passive": _ratio(passive.token_s, chain.token_s),
-                "prefill_chain_to_stock_passive": _ratio(passive.prefill_s, chain.prefill_s),
+                "decode_chain_to_stock_same_waiting": _ratio(same.token_s, chain.token_s),
+                "prefill_chain_to_stock_same_waiting": _ratio(same.prefill_s, chain.prefill_s),
             },
             "added_per_slice": {
                 "token_ms_p50": added[0] / slices,

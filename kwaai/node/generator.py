@@ -10,6 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from kwaai.errors import ModelNotFound, ResourceError, UserError
@@ -132,7 +133,7 @@ class NodeGenerator:
 
     def _find(self, model: str) -> Loaded:
         if self._problem is not None:
-            raise self._problem
+            raise copy(self._problem)  # the same one for ever would keep every request's frames
         if self._loaded is None:
             raise ResourceError(
                 f"{self._name} is still loading; try again in a moment", retry_after_s=2.0

@@ -47,11 +47,7 @@ def plan_run(
     Raises ModelUnsupported for a family that cannot be cut, UserError for a cut that cannot be,
     OutOfMemory with the numbers for what does not fit.
     """
-    if not entry.whole:
-        raise ModelUnsupported(
-            f"{entry.path} holds only layers {entry.layers}: fetch the whole model with "
-            f"`kwaainet shard download`, without --start-block"
-        )
+    entry.check_whole()
     header = entry.header
     count = 1 if local or slices is None else slices
     ranges = split_layers(

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from kwaai.config import Config
-from kwaai.errors import KwaaiError
+from kwaai.errors import KwaaiError, WorkerLost
 from kwaai.inference.chain import Chain
 from kwaai.inference.engine import Engine
+from kwaai.inference.environment import measure_idle_share, worker_environment
 from kwaai.inference.text import TextModel
 from kwaai.log import get_logger
 from kwaai.models.library import Library, ModelEntry
@@ -89,6 +90,7 @@ class Runtime:
 
     async def _load(self, *, slices: int | None, local: bool, sessions: int, say: Say) -> None:
         say(f"looking for {self._model}")
+        idle_share = await asyncio.to_thread(measure_idle_share)
         entry = await asyncio.to_thread(self._library.find, self._model)
         plan = plan_run(entry, self._config, slices=slices, local=local, sessions=sessions)
         say("checking the model's content (once)")
@@ -99,7 +101,7 @@ class Runtime:
         say("loading the model")
         template = entry.header.get("tokenizer.chat_template", None)
         text = TextModel(str(entry.path), template if isinstance(template, str) else None)
-        chain = Chain(specs, plan.engine)
+        chain = Chain(specs, plan.engine, worker_environment(idle_share))
         self._stack.push_async_callback(text.stop)
         self._stack.push_async_callback(chain.stop)
         started = time.perf_counter()
@@ -117,6 +119,8 @@ class Runtime:
 
     async def close(self) -> None:
         """End everything that was started, in reverse order."""
+        if self._loaded:
+            self.generator.set_failed(WorkerLost("the node is stopping", retry_after_s=5.0))
         await self._stack.aclose()
 
 

@@ -27,9 +27,12 @@ from kwaai.cli.output import (
     show_duration,
 )
 from kwaai.errors import DownloadFailed, WorkerLost
+from kwaai.models.library import Library
 from kwaai.models.progress import Progress
+from kwaai.models.slices import cut_embedding, cut_slice
 from kwaai.node.generate import ChatMessage
 from kwaai.testing.generator import FakeGenerator
+from kwaai.testing.models import tiny_model
 from kwaai.types import LayerRange
 
 Capture = pytest.CaptureFixture[str]
@@ -141,7 +144,7 @@ class TestUsage:
             parsers += parser.commands().values()
             assert all(action.help for action in parser.public_actions()), parser.prog
             assert callable(parser.get_default("run"))
-        assert len(parsers) == 17
+        assert len(parsers) == 18
 
     def test_errors_as_json(self, capsys: Capture) -> None:
         code, out, err = run(capsys, "identity", "show", "--json")
@@ -467,7 +470,7 @@ class TestShardDownload:
             "fetching a.gguf (10.0 MB)",
             "verifying a.gguf (10.0 MB)",
             "fetched 10 B, 5 B were here; verified: sha-256",
-            "use it: kwaainet config set model a",
+            "use it: kwaainet config set model o/m/a.gguf",
         ]
         assert (calls[0]["spec"], calls[0]["layers"]) == ("o/m:Q8_0", None)
 
@@ -544,6 +547,60 @@ class TestModels:
             assert (code, out) == (3, "")
             assert "Did you mean kwaai-demo?" in err
 
+    @pytest.fixture
+    def parts(self, kwaainet_home: Path) -> Path:
+        directory = kwaainet_home / "models" / "acme--parts" / "parts-Q8_0.gguf.slices"
+        directory.mkdir(parents=True)
+        source = tiny_model(kwaainet_home / "source.gguf")
+        cut_slice(source, directory / "0-2.gguf", LayerRange(0, 2), head=False)
+        cut_slice(source, directory / "4-6-head.gguf", LayerRange(4, 6), head=True)
+        cut_embedding(source, directory / "embedding.gguf")
+        return directory
+
+    def test_a_model_of_which_parts_are_here(self, capsys: Capture, parts: Path) -> None:
+        held = "[0,2) [4,6)+head embedding"
+        _, out, _ = run(capsys, "models", "list")
+        assert next(line for line in out.splitlines() if held in line).startswith("acme/parts ")
+        _, out, _ = run(capsys, "models", "list", "--json")
+        model = json.loads(out)["models"][0]
+        assert (model["whole"], model["blocks"], model["ranges"]) == (False, 6, [[0, 2], [4, 6]])
+        assert [(p["range"], p["head"], p["embedding"]) for p in model["parts"]] == [
+            ([0, 2], False, False),
+            ([4, 6], True, False),
+            (None, False, True),
+        ]
+        _, out, _ = run(capsys, "shard", "status", "--model", "acme/parts")
+        lines = {
+            line.partition(":")[0]: line.partition(":")[2].strip() for line in out.splitlines()
+        }
+        assert lines["Ranges held"] == held
+        assert "kwaainet shard download acme/parts/parts-Q8_0.gguf" in lines["Not whole"]
+        code, _, err = run(capsys, "models", "manifest", "acme/parts")
+        assert code == 2
+        assert "is not whole, so it cannot be hashed; fetch all of it" in err
+
+    def test_prune(self, capsys: Capture, kwaainet_home: Path) -> None:
+        run(capsys, "config", "set", "api_port", "1")
+        library = Library(kwaainet_home / "models")
+        library.slices_for(library.find("kwaai-demo"), [LayerRange(0, 2), LayerRange(2, 4)])
+        code, out, err = run(capsys, "models", "prune")
+        assert (code, out) == (0, "freed 0 B: 0 cut slices, 0 leftovers\n")
+        assert err == "2 cut slices used lately stay; --all removes them too\n"
+        code, out, _ = run(capsys, "models", "prune", "--all", "--json")
+        done = json.loads(out)
+        assert (code, len(done["slices"]), done["kept"]) == (0, 2, [])
+        assert done["freed_bytes"] > 0
+        assert run(capsys, "models", "prune", "--all")[1].startswith("freed 0 B")
+
+    def test_prune_all_spares_a_running_server(
+        self, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kwaai.cli.shard_status.ask_health", lambda _: {"status": "ok"})
+        code, out, err = run(capsys, "models", "prune", "--all")
+        assert (code, out) == (75, "")
+        assert "end it first, or leave out --all" in err
+        assert run(capsys, "models", "prune")[0] == 0
+
     def test_status_without_a_server(self, capsys: Capture) -> None:
         run(capsys, "config", "set", "api_port", "1")
         code, out, _ = run(capsys, "shard", "status")
@@ -604,9 +661,15 @@ class TestBench:
             "runs": [{"name": "stock", "decode_tokens_s": 61.5}, {"name": "chain", "hop_ms": None}],
         }
 
-        async def run_bench(*_: object, **__: object) -> object:
+        legs: list[object] = []
+
+        async def run_bench(*positional: object, **__: object) -> object:
+            legs.append(positional[3])
             return types.SimpleNamespace(to_json=lambda: report)
 
+        leg = types.ModuleType("kwaai.api.bench")
+        leg.measure_api = run_bench  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "kwaai.api.bench", leg)
         module = types.ModuleType("kwaai.node.bench")
         module.BenchOptions = lambda **options: asked.append(options)  # type: ignore[attr-defined]
         module.run_bench = run_bench  # type: ignore[attr-defined]
@@ -614,12 +677,13 @@ class TestBench:
         code, out, _ = run(capsys, "bench", "--shape", "qwen2.5-0.5b", "--slices", "2", "--no-api")
         assert code == 0
         assert asked[0]["shape"] == "qwen2.5-0.5b"
-        assert (asked[0]["slices"], asked[0]["api"], asked[0]["model"]) == (2, False, None)
+        assert (asked[0]["slices"], asked[0]["model"]) == (2, None)
         lines = [line.split() for line in out.splitlines()]
         assert ["decode", "ratio:", "0.971"] in lines
         assert ["stock", "61.500", "-"] in lines
         _, out, _ = run(capsys, "bench", "--json")
         assert json.loads(out) == report
+        assert legs == [None, run_bench]
 
     def test_one_model(self, capsys: Capture) -> None:
         code, _, err = run(capsys, "bench", "--model", "a", "--shape", "b")

@@ -1,0 +1,48 @@
+"""The environment variables that worker processes are started with, and why.
+
+They must be set before the libraries that read them are loaded. What the user has set wins.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+import psutil
+
+THREAD_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+SPIN_SHARED = 100
+SPIN_QUIET = 1000
+
+WORKER_ENVIRONMENT: Mapping[str, str] = {
+    # Spinning OpenMP threads of one slice starve the next: measured 29 s against 0.5 s on busy
+    # cores. A few microseconds of spinning bridge most barriers inside a pass all the same.
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": str(SPIN_SHARED),
+    # NumPy does nothing in a worker that is worth a thread.
+    "OPENBLAS_NUM_THREADS": "1",
+    # Weights in huge pages: measured 5 % faster decoding. Ignored where there is no glibc.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+def worker_environment(idle_share: float) -> dict[str, str]:
+    """Choose for a machine whose cores are idle for `idle_share` of the time (0 to 1).
+
+    Measured with a 0.5 B model on 2 cores, ms a token for spin counts 0, 100 and 1000: 33, 22 and
+    19 on a quiet machine; 31, 32 and 44 beside one busy program.
+    """
+    chosen = dict(WORKER_ENVIRONMENT)
+    if idle_share > 0.75:
+        chosen["GOMP_SPINCOUNT"] = str(SPIN_QUIET)
+    return {name: value for name, value in chosen.items() if name not in os.environ}
+
+
+def measure_idle_share(seconds: float = 0.05) -> float:
+    """Look at the cores for a moment; blocks. 1 means nothing else runs."""
+    before = psutil.cpu_times()
+    time.sleep(seconds)
+    after = psutil.cpu_times()
+    total = sum(after) - sum(before)
+    return max(0.0, min(1.0, (after.idle - before.idle) / total)) if total > 0 else 1.0
