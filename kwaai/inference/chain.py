@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from kwaai.errors import KwaaiError, WorkerLost
 from kwaai.inference.environment import WORKER_ENVIRONMENT
+from kwaai.inference.ipc import encode_header, parse_header
 from kwaai.inference.spec import EngineSpec, SliceSpec, encode_slice_spec
 from kwaai.inference.supervisor import Worker
 from kwaai.types import LayerRange
@@ -135,18 +137,28 @@ class Chain:
         parts = [[s.session, s.position, len(s.tokens), s.outputs] for s in steps]
         tokens = [token for step in steps for token in step.tokens]
         data: memoryview | bytes = np.array(tokens, np.int32).tobytes()
-        opened = iter(self._opened[steps[0].session])
-        for spec, worker, timing in zip(self.slices, self.workers, self.timings, strict=True):
-            header = {"op": "step", "layers": [spec.layers.start, spec.layers.stop], "parts": parts}
-            started = time.perf_counter()
-            reply, data = worker.exchange(header, data, incarnation=next(opened))
-            elapsed = time.perf_counter() - started
-            if len(tokens) == len(steps):
-                timing.decode_s.append(elapsed)
-                timing.decode_compute_s.append(reply["compute_s"])
-            else:
-                timing.prefill_s.append(elapsed)
+        # Between two slices the cores do nothing useful: headers are made before, and read after.
+        headers = [
+            encode_header({"op": "step", "layers": [r.start, r.stop], "parts": parts})
+            for r in self.ranges
+        ]
+        replies, times = [], [time.perf_counter()]
+        hops = zip(self.workers, headers, self._opened[steps[0].session], strict=True)
+        for worker, header, incarnation in hops:
+            reply, data = worker.exchange_encoded(header, data, incarnation=incarnation)
+            replies.append(reply)
+            times.append(time.perf_counter())
+        self._record(replies, times, decodes=len(tokens) == len(steps))
         return np.frombuffer(data, np.float32).reshape(-1, self.vocab)
+
+    def _record(self, replies: list[bytes], times: list[float], *, decodes: bool) -> None:
+        spans = zip(self.timings, replies, pairwise(times), strict=True)
+        for timing, reply, (started, ended) in spans:
+            if decodes:
+                timing.decode_s.append(ended - started)
+                timing.decode_compute_s.append(parse_header(reply)["compute_s"])
+            else:
+                timing.prefill_s.append(ended - started)
 
     def _incarnations(self) -> tuple[int, ...]:
         return tuple(worker.incarnation for worker in self.workers)

@@ -24,6 +24,8 @@ PREFIX = struct.Struct("<III")
 INLINE_BYTES_MAX = 32 * 1024  # more goes through shared memory: two copies and some wake-ups less
 
 Header = dict[str, Any]
+OK_PREFIX = b'{"ok":true'
+"""What the header of every reply but an error begins with."""
 
 
 class FrameError(Exception):
@@ -39,7 +41,7 @@ class FrameSocket:
     """
 
     def __init__(self, sock: socket.socket, shared: mmap.mmap | None = None) -> None:
-        self._sock = sock
+        self._sock, self._timeout_s = sock, sock.gettimeout()
         self._buffer = bytearray(64 * 1024)
         self._shared = memoryview(shared) if shared is not None else memoryview(b"")
 
@@ -59,8 +61,13 @@ class FrameSocket:
         """Write one frame whole. Raises OSError when the other end is gone, TimeoutError when it
         does not read: the stream is then of no more use.
         """
-        self._sock.settimeout(timeout_s)
-        text = json.dumps(header, separators=(",", ":")).encode()
+        self.send_encoded(encode_header(header), payload, timeout_s)
+
+    def send_encoded(
+        self, text: bytes, payload: memoryview | bytes = b"", timeout_s: float | None = None
+    ) -> None:
+        """As `send`, with a header that `encode_header` has made before the moment that counts."""
+        self._set_timeout(timeout_s)
         shared = self._shared  # another thread may close the stream
         if INLINE_BYTES_MAX < len(payload) <= len(shared):
             shared[: len(payload)] = payload
@@ -76,8 +83,13 @@ class FrameSocket:
 
     def receive(self, timeout_s: float | None = None) -> tuple[Header, memoryview]:
         """Read one frame. Raises EOFError at a clean end, TimeoutError, OSError or FrameError."""
+        text, payload = self.receive_encoded(timeout_s)
+        return parse_header(text), payload
+
+    def receive_encoded(self, timeout_s: float | None = None) -> tuple[bytes, memoryview]:
+        """As `receive`, but leave the header for `parse_header` to read when there is time."""
         shared = self._shared  # another thread may close the stream
-        self._sock.settimeout(timeout_s)
+        self._set_timeout(timeout_s)
         filled = self._fill(0, PREFIX.size)
         header_bytes, payload_bytes, is_shared = self._parse_sizes(len(shared))
         payload_start = PREFIX.size + header_bytes
@@ -87,10 +99,13 @@ class FrameSocket:
         if filled > total:
             raise FrameError("a second frame came before the first was answered")
         view = memoryview(self._buffer)
-        header = _parse_header(view[PREFIX.size : payload_start])
-        if is_shared:
-            return header, shared[:payload_bytes]
-        return header, view[payload_start:total]
+        text = bytes(view[PREFIX.size : payload_start])
+        return text, shared[:payload_bytes] if is_shared else view[payload_start:total]
+
+    def _set_timeout(self, timeout_s: float | None) -> None:
+        if timeout_s != self._timeout_s:
+            self._sock.settimeout(timeout_s)
+            self._timeout_s = timeout_s
 
     def _fill(self, filled: int, wanted: int) -> int:
         if len(self._buffer) < wanted:
@@ -129,9 +144,15 @@ def make_shared(size: int) -> tuple[int, mmap.mmap]:
         raise
 
 
-def _parse_header(text: memoryview) -> Header:
+def encode_header(header: Header) -> bytes:
+    """Encode a header as a frame carries it."""
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def parse_header(text: bytes) -> Header:
+    """Read the JSON object of a frame. Raises FrameError for anything else."""
     try:
-        header = json.loads(bytes(text))
+        header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FrameError(f"a frame's header is not JSON: {error}") from None
     if not isinstance(header, dict):

@@ -21,7 +21,15 @@ from typing import IO, Any
 
 from kwaai.errors import KwaaiError, WorkerLost, error_from_code
 from kwaai.inference.environment import WORKER_ENVIRONMENT
-from kwaai.inference.ipc import FrameError, FrameSocket, Header, make_shared
+from kwaai.inference.ipc import (
+    OK_PREFIX,
+    FrameError,
+    FrameSocket,
+    Header,
+    encode_header,
+    make_shared,
+    parse_header,
+)
 from kwaai.limits import (
     WORKER_BACKOFF_S,
     WORKER_RESTARTS_MAX,
@@ -78,14 +86,14 @@ class _Process:
             loop.call_soon_threadsafe(self.exited.set)
 
     def exchange(
-        self, header: Header, payload: memoryview | bytes, timeout_s: float
-    ) -> tuple[Header, memoryview]:
+        self, header: bytes, payload: memoryview | bytes, timeout_s: float
+    ) -> tuple[bytes, memoryview]:
         """Ask and wait; blocks the thread. Kills a process that does not take the request, or
         answer it, in time, and one that answers nonsense.
         """
         try:
-            self.stream.send(header, payload, timeout_s)
-            return self.stream.receive(timeout_s)
+            self.stream.send_encoded(header, payload, timeout_s)
+            return self.stream.receive_encoded(timeout_s)
         except (OSError, EOFError, FrameError):  # TimeoutError is an OSError
             self.popen.kill()
             raise
@@ -150,7 +158,21 @@ class Worker:
         timeout_s: float = WORKER_STEP_TIMEOUT_S,
         incarnation: int | None = None,
     ) -> tuple[Header, memoryview]:
-        """Ask and wait, blocking the calling thread (one at a time).
+        """Ask and wait, blocking the calling thread (one at a time). As `exchange_encoded`."""
+        text, data = self.exchange_encoded(
+            encode_header(header), payload, timeout_s=timeout_s, incarnation=incarnation
+        )
+        return parse_header(text), data
+
+    def exchange_encoded(
+        self,
+        header: bytes,
+        payload: memoryview | bytes,
+        *,
+        timeout_s: float = WORKER_STEP_TIMEOUT_S,
+        incarnation: int | None = None,
+    ) -> tuple[bytes, memoryview]:
+        """Ask and wait, with headers as frames carry them: parsing the reply's can wait.
 
         `incarnation`: the one whose KV the request relies on; None for any. Raises WorkerLost, or
         the error that the worker answered with. The reply's payload lies in a buffer that the next
@@ -236,9 +258,9 @@ class Worker:
             raise WorkerLost(f"worker {self.name} cannot be started: {error}") from None
         try:
             reply, _ = await asyncio.to_thread(
-                process.exchange, self._load, b"", WORKER_START_TIMEOUT_S
+                process.exchange, encode_header(self._load), b"", WORKER_START_TIMEOUT_S
             )
-            self.info = _unless_error(reply)
+            self.info = parse_header(_unless_error(reply))
         except (TimeoutError, OSError, EOFError, FrameError):
             await asyncio.to_thread(process.end, 0.0)
             raise WorkerLost(f"worker {self.name} did not start{process.why()}") from None
@@ -280,8 +302,8 @@ class Worker:
                 log.warning("worker_start_failed", worker=self.name, error=error.message)
 
 
-def _unless_error(reply: Header) -> Header:
-    error: Any = reply.get("error")
-    if error:
+def _unless_error(reply: bytes) -> bytes:
+    if not reply.startswith(OK_PREFIX):
+        error: Any = parse_header(reply).get("error")
         raise error_from_code(error["code"], error["message"], error.get("param"))
     return reply

@@ -28,7 +28,7 @@ from kwaai.inference.sessions import SessionTable
 from kwaai.inference.spec import EngineSpec, parse_slice_spec
 from kwaai.limits import SESSION_IDLE_S, TRACEBACK_CHARS_MAX
 
-Reply = tuple[ipc.Header, memoryview | bytes]
+Reply = tuple[ipc.Header | bytes, memoryview | bytes]
 
 
 class SliceWorker:
@@ -116,7 +116,8 @@ class SliceWorker:
         now_s = time.monotonic()
         for session, _, count, _ in steps:
             self._sessions.advance(session, count, now_s)
-        reply = {"ok": True, "rows": len(rows), "compute_s": time.perf_counter() - started}
+        elapsed_s = time.perf_counter() - started
+        reply = b'{"ok":true,"rows":%d,"compute_s":%.6f}' % (len(rows), elapsed_s)
         return reply, rows.data.cast("B") if rows.size else b""
 
     def _check_data(self, payload: memoryview, rows: int) -> Any:
@@ -202,7 +203,8 @@ def serve(stream: ipc.FrameSocket) -> int:
             reply, data = worker.handle(header, payload)
         except KwaaiError as error:
             reply, data = _error_reply(error), b""
-        stream.send(reply, data)
+        text = reply if isinstance(reply, bytes) else ipc.encode_header(reply)
+        stream.send_encoded(text, data)
 
 
 def main() -> int:
