@@ -210,8 +210,8 @@ class Engine:
             self._running.append(generation)
 
     def _plan(self) -> list[tuple[Generation, Step]]:
-        """One decode step of every session that has begun, then pieces of prompts while rows are
-        left.
+        """One decode step of every session that has begun, and equal shares of the rows that are
+        left for the prompts, so that a short one need not wait for a long one.
         """
         rows = self._chain.engine.batch_tokens
         batch: list[tuple[Generation, Step]] = []
@@ -219,9 +219,11 @@ class Engine:
             if g.last is not None and len(batch) < rows:
                 batch.append((g, Step(g.session, g.position, (g.last,), 1)))
         rows -= len(batch)
-        for g in self._running:
-            if g.last is None and rows > 0:
-                piece = g.prompt[g.position : g.position + rows]
+        prefilling = [g for g in self._running if g.last is None]
+        prefilling.sort(key=lambda g: len(g.prompt) - g.position)  # what is left of a share is used
+        for left, g in zip(range(len(prefilling), 0, -1), prefilling, strict=True):
+            if rows > 0:
+                piece = g.prompt[g.position : g.position + max(1, rows // left)]
                 final = g.position + len(piece) == len(g.prompt)
                 batch.append((g, Step(g.session, g.position, piece, int(final))))
                 rows -= len(piece)

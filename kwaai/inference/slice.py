@@ -175,7 +175,7 @@ class Slice:
         for part in parts:
             stop = at + len(part.data)
             outputs += part.outputs
-            self._positions[at:stop] = np.arange(part.position, part.position + len(part.data))
+            self._positions[at:stop] = range(part.position, part.position + len(part.data))
             self._flags[at:stop] = every_row
             self._flags[stop - part.outputs : stop] = 1
             for row in range(at, stop):

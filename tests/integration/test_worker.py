@@ -311,7 +311,9 @@ def test_bad_hidden_states_are_refused(chain: Chain, payload: bytes, words: str)
         worker.did("open", session=1)
         header = step_header(spec, [[1, 0, 1, 1]])
         code, message = worker.refusal(header, payload)
-        assert (code, words in message) == ("invalid_request", True), message
+        # Numbers that are none come from a faulty machine or file, not from whoever asks.
+        fault = "peer_failed" if words == "finite" else "invalid_request"
+        assert (code, words in message) == (fault, True), message
         assert worker.ask(header, floats(1))[0]["ok"]
 
 

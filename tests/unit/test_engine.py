@@ -196,11 +196,12 @@ async def test_answers_go_on_while_a_long_prompt_is_read() -> None:
     assert both == [[1, 7], [1, 7], [1, 6]]
 
 
-async def test_prompts_are_read_in_the_order_of_arrival() -> None:
+async def test_prompts_share_the_rows_of_a_pass() -> None:
     chain = FakeChain(rows=8)
     async with running(chain) as engine:
         await together(answer(engine, [0] * 12, 1), answer(engine, [0] * 3, 1))
-    assert chain.rows() == [[8], [4, 3]]
+    # Four rows each; the short prompt leaves one of its share to the long one.
+    assert chain.rows() == [[3, 5], [7]]
 
 
 async def test_more_requests_than_sessions_wait_their_turn() -> None:
