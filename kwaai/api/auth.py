@@ -101,7 +101,8 @@ def _check_local(request: web.Request) -> None:
 def _name_of(host: str) -> str:
     """Return the host of `host[:port]` without the brackets of IPv6; empty if it is malformed."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        return parts.hostname or "" if parts.netloc == host and "@" not in host else ""
     except ValueError:
         return ""
 

@@ -27,6 +27,15 @@ _TOKEN_ID_MAX = 2**31 - 1
 _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
 _TOKEN_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 _ALIASES = {"repeat_penalty": "repetition_penalty"}
+_PLAIN_WORDS = {  # what pydantic words for Python, by its error type
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+}
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -287,6 +296,7 @@ def _explain(details: ErrorDetails, known: list[str]) -> UserError:
     said = details["msg"].split(" should ", 1)
     rest = said[1] if len(said) == 2 else details["msg"]
     rest = f"must {rest}" if len(said) == 2 else rest
+    rest = _PLAIN_WORDS.get(details["type"], rest)
     given = details["input"]
     if isinstance(given, (bool, int, float)):
         rest += f", not {str(given)[:40]}"

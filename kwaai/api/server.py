@@ -16,6 +16,7 @@ from aiohttp import web
 from kwaai import limits
 from kwaai.api.app import SERVICE
 from kwaai.api.auth import check_bind
+from kwaai.api.errors import error_response
 from kwaai.errors import PortInUse, ResourceError, UserError
 from kwaai.log import get_logger
 
@@ -50,12 +51,6 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
         app,
         handler_cancellation=True,  # a client that goes away ends its generations
         shutdown_timeout=limits.HTTP_SHUTDOWN_GRACE_S,
-        access_log=None,
-        auto_decompress=False,
-        keepalive_timeout=limits.HTTP_KEEPALIVE_S,
-        lingering_time=limits.HTTP_LINGER_S,
-        max_line_size=limits.HTTP_HEADER_BYTES_MAX,
-        max_field_size=limits.HTTP_HEADER_BYTES_MAX,
     )
     await runner.setup()
     try:
@@ -74,12 +69,22 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server
     server = runner.server
     assert server is not None  # set up by the caller
 
+    loop = asyncio.get_running_loop()
+
     def accept() -> asyncio.Protocol:
         if len(server.connections) >= limits.HTTP_CONNECTIONS_MAX:
             return _Refusal()
-        return server()
+        return _Connection(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # how aiohttp switches it off
+            auto_decompress=False,
+            keepalive_timeout=limits.HTTP_KEEPALIVE_S,
+            lingering_time=limits.HTTP_LINGER_S,
+            max_line_size=limits.HTTP_HEADER_BYTES_MAX,
+            max_field_size=limits.HTTP_HEADER_BYTES_MAX,
+        )
 
-    loop = asyncio.get_running_loop()
     try:
         return await loop.create_server(accept, host, port, backlog=128)
     except socket.gaierror as error:
@@ -106,6 +111,28 @@ def _explain(error: OSError, host: str, port: int) -> UserError | ResourceError:
     if error.errno == errno.EADDRNOTAVAIL:
         return UserError(f"{host} is not an address of this machine", param="host")
     return ResourceError(f"cannot listen on {host} port {port}: {error.strerror}")
+
+
+class _Connection(web.RequestHandler):
+    """Answers what is not HTTP in OpenAI's shape too; no traceback for each such request."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500 or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        log.info("request_malformed", problem=type(exc).__name__)
+        said = (message or "it is malformed").splitlines()[0].strip()
+        said = "".join(c if c.isprintable() else "?" for c in said).rstrip(" :.")[:200]
+        response = error_response(UserError(f"this is not a valid HTTP request: {said}"))
+        response.force_close()
+        return response
 
 
 class _Refusal(asyncio.Protocol):

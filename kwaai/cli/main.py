@@ -7,6 +7,7 @@ it runs.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from kwaai import __version__
 from kwaai.cli import bench, config, identity, models, serve, setup, shard
 from kwaai.cli.parser import Parser, UsageError, add_command, add_common_options, hint, parse
-from kwaai.errors import KwaaiError
+from kwaai.errors import DiskFull, KwaaiError
 
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
@@ -52,6 +53,7 @@ def build_parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (the process's own by default) and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -61,10 +63,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone. The interpreter must not try to flush it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # whoever read it has gone
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        _discard_output()
+        print(f"kwaainet: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        return DiskFull.exit_code
     return code
+
+
+def _open_closed_streams() -> None:
+    """Write to nowhere what would go to a standard output or error that the caller closed."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _discard_output() -> None:
+    """Keep the interpreter from flushing again at exit what standard output did not take."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -82,6 +100,8 @@ def _run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:  # the program's boundary: everything else is a defect of ours
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise  # standard output's: commands word what befalls their files themselves
         from kwaai.cli.crash import report_crash
 
         debug = bool(getattr(namespace, "debug", False))

@@ -184,10 +184,11 @@ def held_ranges(library: Library, entry: ModelEntry) -> list[LayerRange]:
 
 
 def show_held(library: Library, entry: ModelEntry) -> str:
-    """Return what is held of a model, for people: `[0,12) [12,24)+head embedding`."""
-    if not entry.whole:
-        return entry.held
-    return " ".join(str(layers) for layers in held_ranges(library, entry))
+    """Return what is held of a model, for people: `[0,12) [12,24)+head embedding`, or all of it
+    and how many slices of it were cut.
+    """
+    slices = len(held_ranges(library, entry)) - 1
+    return f"{entry.held} and {slices} slices" if entry.whole and slices else entry.held
 
 
 def _describe_part(part: Part) -> dict[str, object]:

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see: {self.prog} --help)")
+        raise UsageError(f"{message.removeprefix('argument ')} (see: {self.prog} --help)")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
@@ -73,6 +73,22 @@ def hint(name: str, known: Iterable[str], exact: Sequence[str] = ()) -> str:
     """Return ` - did you mean ...?` for the closest of `known`, or nothing."""
     close = list(exact[:1]) or difflib.get_close_matches(name, list(known), n=1)
     return f" - did you mean {close[0]!r}?" if close else ""
+
+
+def whole_number(text: str) -> int:
+    """Read an option's value. Raises the error that argparse puts the option's name before."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r:.80}") from None
+
+
+def number(text: str) -> float:
+    """Read an option's value. Raises the error that argparse puts the option's name before."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r:.80}") from None
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:

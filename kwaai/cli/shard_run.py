@@ -11,7 +11,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kwaai.cli.parser import Commands, UsageError, add_command
+from kwaai.cli.parser import Commands, UsageError, add_command, number, whole_number
 
 if TYPE_CHECKING:
     from kwaai.config import Config
@@ -44,23 +44,23 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
     parser.add_argument(
         "--max-tokens",
-        type=int,
+        type=whole_number,
         default=MAX_TOKENS_DEFAULT,
         metavar="N",
         help=f"end the answer after N tokens (default: {MAX_TOKENS_DEFAULT})",
     )
     parser.add_argument(
         "--temperature",
-        type=float,
+        type=number,
         metavar="T",
         help="0: always the most likely token, the default; "
         "1, the default with --top-p, --top-k or --seed: as the model says; at most 2",
     )
     parser.add_argument(
-        "--top-p", type=float, metavar="P", help="draw from the likeliest tokens that hold P of 1"
+        "--top-p", type=number, metavar="P", help="draw from the likeliest tokens that hold P of 1"
     )
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
-    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same answer")
+    parser.add_argument("--top-k", type=whole_number, metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument("--seed", type=whole_number, metavar="N", help="same seed, same answer")
     parser.add_argument(
         "--context",
         "--context-tokens",
@@ -108,10 +108,11 @@ def _read_prompt(argument: str) -> str:
 def _request(arguments: argparse.Namespace, prompt: str) -> GenerationRequest:
     from kwaai.errors import UserError
     from kwaai.inference.sampling import SamplingParams
+    from kwaai.limits import MAX_TOKENS_MAX
     from kwaai.node.generate import ChatMessage, GenerationRequest
 
-    if arguments.max_tokens < 1:
-        raise UserError(f"--max-tokens must be at least 1, not {arguments.max_tokens}")
+    if not 1 <= arguments.max_tokens <= MAX_TOKENS_MAX:
+        raise UserError(f"--max-tokens must be 1 to {MAX_TOKENS_MAX}, not {arguments.max_tokens}")
     draws = any(v is not None for v in (arguments.top_p, arguments.top_k, arguments.seed))
     given = {
         "temperature": arguments.temperature,
@@ -163,7 +164,9 @@ async def _answer(
         print_json(_report(card, path, text, finished, slices))
         return 0
     if finished.finish_reason == "length":
-        note(f"note: the answer was cut after {finished.completion_tokens} tokens (--max-tokens)")
+        spent = finished.completion_tokens >= arguments.max_tokens
+        why = "--max-tokens" if spent else f"the context of {card.context_tokens} tokens is full"
+        note(f"note: the answer was cut after {finished.completion_tokens} tokens ({why})")
     if arguments.stats:
         _print_stats(finished, slices)
     return 0

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from kwaai import atomic
 from kwaai.config import file as config_file
 from kwaai.config.model import KEYS, Config, optional_keys, show_value
-from kwaai.errors import ConfigError
+from kwaai.errors import ConfigError, UserError
 
 ENVIRONMENT_PREFIX = "KWAAINET_"
 _OTHER_VARIABLES = frozenset({"HOME", "LOG_JSON", "DEBUG"})
@@ -87,7 +88,8 @@ def load_config(
     """Merge flags, environment, the file at `path` (which may not exist) and the defaults.
 
     `flags` maps keys to values; None means "not given". `environment`: by default the process's.
-    Raises ConfigError for an unknown key or a bad value, naming its line, variable or flag.
+    Raises ConfigError for an unknown key or a bad value, naming its line or variable; UserError for
+    a bad flag.
     """
     environment = os.environ if environment is None else environment
     raw = _from_text(config_file.load_text(path), path.name)
@@ -157,13 +159,32 @@ def _validate(raw: Mapping[str, _Raw]) -> Config:
     try:
         return Config.model_validate({key: item.value for key, item in raw.items()})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        first = error.errors(include_url=False)[0]
         key = str(first["loc"][0])
         item = raw[key]
-        reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
         where = item.origin if item.source is Source.FLAG else f"{item.origin}: {key}"
-        message = f"{where}: {reason[0].lower()}{reason[1:]}, not {str(item.value)!r:.100}"
+        message = f"{where}: {_reason(first)}, not {str(item.value)!r:.100}"
+        if item.origin.startswith("--"):  # the command line is at fault, no file
+            raise UserError(message, param=key) from error
         raise ConfigError(message, param=key) from error
+
+
+def _reason(details: ErrorDetails) -> str:
+    """Word pydantic's complaint for people who set a setting."""
+    limits = details.get("ctx", {})
+    match details["type"]:
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']}"
+        case "too_long" | "string_too_long":
+            return f"must have at most {limits['max_length']} characters"
+        case "too_short" | "string_too_short":
+            return "must not be empty"
+        case "bool_parsing" | "bool_type":
+            return "must be true or false"
+    reason = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{reason[0].lower()}{reason[1:]}"
 
 
 def _setting(key: str, config: Config, raw: _Raw | None) -> Setting:

@@ -249,6 +249,10 @@ class Library:
         if (file := _file_at(wanted)) is not None:
             known = (p for p in places if p.file is not None and p.file.resolve() == file)
             return next(known, _Place(file.stem, file))
+        if wanted.startswith(("/", "./", "../", "~")) and Path(wanted).expanduser().is_dir():
+            raise ModelNotFound(
+                f"{wanted!r:.200} is a directory; give the GGUF file in it", param="model"
+            )
         raise _not_found(wanted, [place.name for place in places])
 
     def _handles(self, place: _Place) -> set[ModelHandle]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from kwaai.config import Config
-from kwaai.errors import KwaaiError, WorkerLost
+from kwaai.errors import KwaaiError, ModelUnsupported, WorkerLost
 from kwaai.inference.chain import Chain
 from kwaai.inference.engine import Engine
 from kwaai.inference.environment import measure_idle_share, worker_environment
@@ -92,6 +92,7 @@ class Runtime:
         say(f"looking for {self._model}")
         idle_share = await asyncio.to_thread(measure_idle_share)
         entry = await asyncio.to_thread(self._library.find, self._model)
+        _check_tokenizer(entry)
         plan = plan_run(entry, self._config, slices=slices, local=local, sessions=sessions)
         say("checking the model's content (once)")
         manifest = await asyncio.to_thread(self._library.manifest, entry)
@@ -100,7 +101,8 @@ class Runtime:
         specs = await asyncio.to_thread(slice_specs, plan, self._library, None)
         say("loading the model")
         template = entry.header.get("tokenizer.chat_template", None)
-        text = TextModel(str(entry.path), template if isinstance(template, str) else None)
+        template = template if isinstance(template, str) else None
+        text = TextModel(str(entry.path), template, plan.engine.context_tokens)
         chain = Chain(specs, plan.engine, worker_environment(idle_share))
         self._stack.push_async_callback(text.stop)
         self._stack.push_async_callback(chain.stop)
@@ -163,6 +165,15 @@ def percentile_ms(seconds: Sequence[float], share: float) -> float | None:
         return 1000 * statistics.median(seconds)
     ordered = sorted(seconds)
     return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _check_tokenizer(entry: ModelEntry) -> None:
+    """Refuse a model that can only be a slice: llama.cpp ends a process that asks for tokens."""
+    if entry.whole and entry.header.get("tokenizer.ggml.model", None) in ("no_vocab", "none"):
+        raise ModelUnsupported(
+            f"{entry.name} has no tokenizer, so it cannot read a prompt; use a complete GGUF file",
+            param="model",
+        )
 
 
 def _card(entry: ModelEntry, plan: RunPlan, chain: Chain, handle: ModelHandle) -> ModelCard:
