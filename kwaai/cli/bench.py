@@ -28,15 +28,25 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--shape", metavar="NAME", help="random weights of a real model's shape")
     parser.add_argument("--quant", metavar="TYPE", help="with --shape: Q8_0 (default), Q4_0, F16")
     parser.add_argument(
-        "--slices", type=whole_number, default=4, metavar="K", help="slices of the chain (default: 4)"
+        "--slices",
+        type=whole_number,
+        default=4,
+        metavar="K",
+        help="slices of the chain (default: 4)",
     )
     parser.add_argument(
-        "--prompt-tokens", type=whole_number, default=512, metavar="N", help="to prefill (default: 512)"
+        "--prompt-tokens",
+        type=whole_number,
+        default=512,
+        metavar="N",
+        help="to prefill (default: 512)",
     )
     parser.add_argument(
         "--tokens", type=whole_number, default=64, metavar="N", help="to decode (default: 64)"
     )
-    parser.add_argument("--repeat", type=whole_number, default=3, metavar="N", help="rounds (default: 3)")
+    parser.add_argument(
+        "--repeat", type=whole_number, default=3, metavar="N", help="rounds (default: 3)"
+    )
     parser.add_argument("--no-api", action="store_true", help="leave the HTTP API out")
 
 

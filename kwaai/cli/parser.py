@@ -126,10 +126,18 @@ def _refuse_unknown_options(parser: Parser, arguments: Sequence[str]) -> None:
         if argument == "--":
             return
         name = argument.split("=", 1)[0]
-        if name.startswith("--") and name not in known:
-            raise UsageError(
-                f"unknown option {name!r:.80}{hint(name, known)} (see: {parser.prog} --help)"
-            )
+        if not _looks_like_an_option(name) or name in known:
+            continue
+        dash = "" if name.startswith("--") else "; put -- before text that begins with a dash"
+        raise UsageError(
+            f"unknown option {name!r:.80}{hint(name, known)}{dash} (see: {parser.prog} --help)"
+        )
+
+
+def _looks_like_an_option(argument: str) -> bool:
+    """Say what argparse says: not a number below zero, and no text with spaces."""
+    is_number = argument[1:2].isdecimal() and argument[1:].replace(".", "", 1).isdecimal()
+    return argument[:1] == "-" and len(argument) > 1 and " " not in argument and not is_number
 
 
 def add_group(commands: Commands, name: str, *, help: str) -> Commands:

@@ -93,8 +93,10 @@ def _say_loading(text: str) -> None:
 
 def _say_listening(host: str, port: int, has_key: bool) -> None:
     shown = f"[{host}]" if ":" in host else host
+    print(f"kwaainet serves on http://{shown}:{port}/v1")
+    if host in ("0.0.0.0", "::"):
+        shown = "<an address of this machine>"
     url = f"http://{shown}:{port}/v1"
-    print(f"kwaainet serves on {url}")
     print("point any OpenAI client at it:")
     print(f"  export OPENAI_BASE_URL={url}")
     print(f"  export OPENAI_API_KEY={'<the key of --api-key-file>' if has_key else 'none'}")

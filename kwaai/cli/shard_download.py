@@ -30,7 +30,9 @@ def add_parser(commands: Commands) -> None:
         commands, "download", run, help="fetch a model, or some of its layers", more=_MORE
     )
     parser.add_argument("model", metavar="MODEL", help="the model on the hub")
-    parser.add_argument("--start-block", type=whole_number, metavar="N", help="the first layer (default: 0)")
+    parser.add_argument(
+        "--start-block", type=whole_number, metavar="N", help="the first layer (default: 0)"
+    )
     parser.add_argument("--blocks", type=whole_number, metavar="M", help="fetch only M layers")
     parser.add_argument(
         "--head", action="store_true", help="with the last layers: the model's output head too"

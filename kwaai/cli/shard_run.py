@@ -59,7 +59,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--top-p", type=number, metavar="P", help="draw from the likeliest tokens that hold P of 1"
     )
-    parser.add_argument("--top-k", type=whole_number, metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument(
+        "--top-k", type=whole_number, metavar="K", help="draw from the K likeliest tokens"
+    )
     parser.add_argument("--seed", type=whole_number, metavar="N", help="same seed, same answer")
     parser.add_argument(
         "--context",

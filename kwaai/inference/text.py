@@ -18,7 +18,6 @@ from kwaai.inference.ipc import Header
 from kwaai.inference.supervisor import Worker
 from kwaai.limits import WORKER_TEXT_TIMEOUT_S
 
-
 _PIECE_BYTES_MIN = 64
 """Taken for the longest token where the table's are shorter: control tokens are not in it."""
 
@@ -79,8 +78,8 @@ class TextModel:
         """
         if size > self._prompt_bytes_max:
             raise ContextExceeded(
-                f"the prompt has {size} characters, far more than the context's "
-                f"{self._context_tokens} tokens hold; shorten it or raise context_tokens",
+                f"the prompt has {size} characters, the context holds {self._context_tokens} "
+                "tokens with the answer; shorten it or raise context_tokens",
                 param="prompt",
             )
 

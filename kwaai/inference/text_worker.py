@@ -10,6 +10,7 @@ import ctypes
 import datetime
 import json
 import os
+import re
 import struct
 from typing import Any
 
@@ -24,6 +25,8 @@ from kwaai.limits import PROMPT_CHARS_MAX
 _PIECE_BYTES = (
     512  # pieces are under 256 bytes in every known vocabulary; longer ones are asked for twice
 )
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # noncharacters: no text that is exchanged holds them
+_PROTECTED = re.compile(f"{_OPEN}(.*?){_CLOSE}", re.DOTALL)
 
 
 class TextWorker:
@@ -43,6 +46,7 @@ class TextWorker:
         self._size = int(lc.llama_vocab_n_tokens(self._vocab))
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._lengths, self._pieces = self._all_pieces()
+        self._controls = self._control_pattern()
         ends = [t for t in range(self._size) if lc.llama_vocab_is_eog(self._vocab, t)]
         self.info: dict[str, Any] = {"vocab": self._size, "eog": ends}
 
@@ -50,12 +54,40 @@ class TextWorker:
         """Answer `tokenize`, `chat` or `pieces`. Raises UserError for what cannot be."""
         op = header.get("op")
         if op == "tokenize":
-            return self._tokens(_text(payload), special=False)
+            return {"ok": True}, self._tokens(_text(payload), special=False)
         if op == "chat":
-            return self._tokens(self._render(json.loads(bytes(payload))), special=True)
+            return {"ok": True}, self._chat_tokens(json.loads(bytes(payload)))
         if op == "pieces":
             return {"ok": True, "lengths": len(self._lengths)}, self._lengths + self._pieces
         raise UserError(f"a text worker knows no operation {op!r}", param="op")
+
+    def _chat_tokens(self, messages: list[dict[str, str]]) -> bytes:
+        """Turn a conversation into tokens. The template's control tokens count; what looks like one
+        in a message stays text, or a message could end itself and go on as another's.
+        """
+        safe = [{**m, "content": self._protect(m["content"])} for m in messages]
+        pieces = _PROTECTED.split(self._render(safe))  # the protected ones are the odd ones
+        return b"".join(
+            self._tokens(piece, special=index % 2 == 0, begins=index == 0)
+            for index, piece in enumerate(pieces)
+            if piece or index == 0
+        )
+
+    def _protect(self, content: str) -> str:
+        content = content.replace(_OPEN, "\ufffd").replace(_CLOSE, "\ufffd")
+        return self._controls.sub(lambda found: f"{_OPEN}{found[0]}{_CLOSE}", content)
+
+    def _control_pattern(self) -> re.Pattern[str]:
+        """Match a run of what the tokenizer takes for control tokens; nothing if it has none."""
+        marks = lc.LLAMA_TOKEN_ATTR_CONTROL | lc.LLAMA_TOKEN_ATTR_UNKNOWN
+        texts = {
+            lc.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+            for token in range(self._size)
+            if lc.llama_vocab_get_attr(self._vocab, token) & marks
+        }
+        longest_first = sorted(texts - {""}, key=len, reverse=True)
+        either = "|".join(map(re.escape, longest_first))
+        return re.compile(f"(?:{either})+" if either else "(?!)")
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return render_chat(
@@ -70,11 +102,12 @@ class TextWorker:
     def _special(self, token: int) -> str:
         return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
-    def _tokens(self, text: str, *, special: bool) -> tuple[Header, bytes]:
+    def _tokens(self, text: str, *, special: bool, begins: bool = True) -> bytes:
+        """Return the int32 tokens of `text`; with the one that begins a prompt if it `begins`."""
         if len(text) > PROMPT_CHARS_MAX:
             raise UserError(f"a prompt of {len(text)} characters is over {PROMPT_CHARS_MAX}")
         data = text.encode("utf-8", "replace")
-        add_bos = bool(lc.llama_vocab_get_add_bos(self._vocab))
+        add_bos = begins and bool(lc.llama_vocab_get_add_bos(self._vocab))
         capacity = len(data) + 8
         out = (ctypes.c_int32 * capacity)()
         count = lc.llama_tokenize(self._vocab, data, len(data), out, capacity, add_bos, special)
@@ -82,8 +115,8 @@ class TextWorker:
             raise UserError("the tokenizer needs more tokens than the text has bytes")
         bos = lc.llama_vocab_bos(self._vocab)
         if add_bos and count > 1 and out[0] == out[1] == bos:  # the template wrote one already
-            return {"ok": True}, bytes(memoryview(out).cast("B")[4 : count * 4])
-        return {"ok": True}, bytes(memoryview(out).cast("B")[: count * 4])
+            return bytes(memoryview(out).cast("B")[4 : count * 4])
+        return bytes(memoryview(out).cast("B")[: count * 4])
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         size = lc.llama_token_to_piece(

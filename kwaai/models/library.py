@@ -249,7 +249,7 @@ class Library:
         if (file := _file_at(wanted)) is not None:
             known = (p for p in places if p.file is not None and p.file.resolve() == file)
             return next(known, _Place(file.stem, file))
-        if wanted.startswith(("/", "./", "../", "~")) and Path(wanted).expanduser().is_dir():
+        if _is_directory(wanted):
             raise ModelNotFound(
                 f"{wanted!r:.200} is a directory; give the GGUF file in it", param="model"
             )
@@ -360,6 +360,13 @@ def _file_at(wanted: str) -> Path | None:
         return path if ("/" in wanted or wanted.endswith(".gguf")) and path.is_file() else None
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, no such home
         return None
+
+
+def _is_directory(wanted: str) -> bool:
+    try:
+        return "/" in wanted and Path(wanted).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # as above
+        return False
 
 
 def _not_found(wanted: str, names: Sequence[str]) -> ModelNotFound:

@@ -194,10 +194,17 @@ async def test_a_large_body_within_the_bound_is_read(http: aiohttp.ClientSession
     ],
     ids=["no-http", "no-colon", "long-field", "long-line"],
 )
-async def test_malformed_http_is_refused(address: tuple[str, int], head: bytes) -> None:
+async def test_malformed_http_is_refused_in_the_usual_shape(
+    address: tuple[str, int], head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     reader, writer = await asyncio.open_connection(*address)
     writer.write(head)
-    assert b" 400 " in await reader.readline()
+    answer, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b" 400 " in answer.splitlines()[0]
+    error = json.loads(body)["error"]
+    assert (error["code"], error["type"]) == ("invalid_request", "invalid_request_error")
+    assert error["message"].startswith("this is not a valid HTTP request: ")
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]  # no log to be flooded
     writer.close()
 
 
@@ -314,6 +321,8 @@ async def test_too_many_connections_are_closed(
         ({"Host": "localhost.example.org"}, 403),
         ({"Host": "192.168.1.5:11435"}, 403),
         ({"Host": "[::1"}, 403),
+        ({"Host": "example.org@localhost"}, 403),
+        ({"Host": "localhost/example.org"}, 403),
         ({"Origin": "https://example.org"}, 403),
         ({"Host": "localhost:1", "Origin": "http://localhost:3000"}, 403),
         ({"Host": "localhost:1", "Origin": "file://localhost:1"}, 403),

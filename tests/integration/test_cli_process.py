@@ -157,6 +157,34 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device is Linux's")
+def test_an_output_that_takes_nothing_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command("config", "show"),
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=TIMEOUT_S,
+        )
+    assert done.returncode == 74
+    assert done.stderr == b"kwaainet: error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+def test_closed_streams_are_no_defect(closed: tuple[int, ...]) -> None:
+    shut = " ".join(f"{number}>&-" for number in closed)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {shut}', "sh", *command("config", "show")],
+        env=environment(),
+        capture_output=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_an_answer_goes_to_standard_output() -> None:
     done = run("shard", "run", "What is the capital of France?", fake=True)
     assert (done.returncode, done.stdout) == (0, "Paris is the capital.\n")

@@ -276,7 +276,10 @@ def test_what_completions_refuse(more: dict[str, Any], param: str) -> None:
         ({"max_tokns": 3}, "unknown parameter 'max_tokns'; did you mean 'max_tokens'?"),
         ({"n": 17}, "'n' must be less than or equal to 16, not 17"),
         ({"temperature": 3}, "temperature must be a number from 0 to 2, not 3.0"),
-        ({"temperature": "hot"}, "'temperature' must be a valid number"),
+        ({"temperature": "hot"}, "'temperature' must be a number"),
+        ({"n": "two"}, "'n' must be a whole number"),
+        ({"messages": ["hi"]}, "'messages[0]' must be an object"),
+        ({"stream": "yes"}, "'stream' must be true or false"),
         ({"model": None}, "missing required parameter 'model'"),
     ],
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kwaai import __version__
+from kwaai.cli import serve
 from kwaai.cli import setup as setup_command
 from kwaai.cli.main import build_parser, main
 from kwaai.cli.output import (
@@ -113,8 +114,10 @@ class TestUsage:
             ("shard run --slcies", "unknown option '--slcies' - did you mean '--slices'?"),
             ("shard run x --max 4", "unknown option '--max'"),
             ("--jsno models list", "unknown option '--jsno'"),
+            ("shard run -5+3", "unknown option '-5+3'; put -- before text that begins with a dash"),
+            ("shard run x --top-k -4 --seed y", "--seed: must be a whole number, not 'y'"),
             ("shard run what is", "unexpected argument 'is'; quote an argument that has spaces"),
-            ("shard run x --max-tokens many", "argument --max-tokens: invalid int value: 'many'"),
+            ("shard run x --max-tokens many", "--max-tokens: must be a whole number, not 'many'"),
             ("help shard rnu", "there is no command 'rnu' - did you mean 'run'?"),
         ],
     )
@@ -158,7 +161,7 @@ class TestUsage:
         for line in ("--debug config show", "config show --debug", "--log-level info config show"):
             assert run(capsys, *line.split())[0] == 0
         code, _, err = run(capsys, "config", "show", "--log-level", "loud")
-        assert code == 78
+        assert code == 2
         assert "--log-level: should be 'debug'" in err
 
     def test_a_defect_is_one_line_and_a_traceback_in_the_log(
@@ -381,6 +384,13 @@ class TestShardRun:
         assert ["[4,8)", "2", "1.50", "0.25", "-"] in table
         assert any(row[:1] == ["prefill"] and row[2] == "20.0" for row in table)
 
+    def test_an_answer_that_filled_the_context_says_so(
+        self, capsys: Capture, runtime: FakeRuntime
+    ) -> None:
+        runtime.generator.answers = [[b"x"] * 100]
+        _, _, err = run(capsys, "shard", "run", "Hi")
+        assert "cut after 62 tokens (the context of 64 tokens is full)" in err
+
     def test_the_prompt_from_standard_input(
         self, capsys: Capture, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -408,22 +418,24 @@ class TestShardRun:
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            ("--max-tokens 0", "--max-tokens must be at least 1"),
+            ("--max-tokens 0", "--max-tokens must be 1 to 1000000, not 0"),
+            ("--max-tokens 1000001", "--max-tokens must be 1 to 1000000, not 1000001"),
+            ("--temperature warm", "--temperature: must be a number, not 'warm'"),
             ("--temperature 3", "temperature must be a number from 0 to 2"),
             ("--temperature nan", "temperature must be a number from 0 to 2"),
             ("--top-p 1.5", "top_p must be a number"),
             ("--top-k -1", "top_k must be"),
             ("--local --slices 4", "--local runs the model in one piece"),
-            ("--slices 0", "--slices: should be greater than or equal to 1, not '0'"),
+            ("--slices 0", "--slices: must be at least 1, not '0'"),
             ("--slices x", "--slices: must be a whole number, not 'x'"),
-            ("--context 1", "--context-tokens: should be greater"),
+            ("--context 1", "--context-tokens: must be at least 64, not '1'"),
         ],
     )
     def test_bad_options_are_refused_before_anything_is_loaded(
         self, line: str, message: str, capsys: Capture, runtime: FakeRuntime
     ) -> None:
         code, out, err = run(capsys, "shard", "run", "Hi", *line.split())
-        assert code in (2, 78)
+        assert code == 2
         assert out == ""
         assert message in err
         assert runtime.opened == []
@@ -616,7 +628,7 @@ class TestServe:
         ("line", "message"),
         [
             ("--host 0.0.0.0", "set an API key"),
-            ("--port 70000", "--api-port: should be less than or equal to 65535"),
+            ("--port 70000", "--api-port: must be at most 65535, not '70000'"),
             ("--local --slices 2", "--local runs the model in one piece"),
             ("--api-key-file /nowhere", "cannot read api_key_file /nowhere: No such file"),
         ],
@@ -629,6 +641,18 @@ class TestServe:
         assert out == ""
         assert message in err
         assert runtime.opened == []
+
+    @pytest.mark.parametrize(
+        ("host", "base"),
+        [
+            ("127.0.0.1", "http://127.0.0.1:8/v1"),
+            ("::1", "http://[::1]:8/v1"),
+            ("0.0.0.0", "http://<an address of this machine>:8/v1"),  # that one is no destination
+        ],
+    )
+    def test_says_what_clients_are_pointed_at(self, host: str, base: str, capsys: Capture) -> None:
+        serve._say_listening(host, 8, False)
+        assert f"OPENAI_BASE_URL={base}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("data", "mode", "message"),
