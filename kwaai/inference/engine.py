@@ -125,7 +125,7 @@ class Engine:
         if len(prompt) + 1 > context:
             raise ContextExceeded(
                 f"the prompt has {len(prompt)} tokens, the context holds {context} with the "
-                "answer; shorten it or raise context_tokens",
+                "answer; shorten it (the setting context_tokens goes up to what the model allows)",
                 param="prompt",
             )
         if len(self._waiting) >= QUEUE_REQUESTS_MAX:

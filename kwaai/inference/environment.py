@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import psutil
 
@@ -53,7 +54,12 @@ def measure_idle_share(seconds: float = 0.05, looks: int = 3) -> float:
         time.sleep(seconds)
         after = psutil.cpu_times()
         total = sum(after) - sum(before)
-        best = max(best, (after.idle - before.idle) / total if total > 0 else 1.0)
+        best = max(best, (_waiting(after) - _waiting(before)) / total if total > 0 else 1.0)
         if best > QUIET_IDLE_SHARE:
             break
     return min(1.0, best)
+
+
+def _waiting(times: Any) -> float:
+    """Seconds without work: idle, or with nothing to do until the disk answers (Linux only)."""
+    return float(times.idle) + float(getattr(times, "iowait", 0.0))

@@ -17,6 +17,7 @@ import llama_cpp as lc
 import numpy as np
 import numpy.typing as npt
 
+from kwaai.errors import OutOfMemory
 from kwaai.inference import ggml
 from kwaai.inference.spec import EmbeddingSpec, EngineSpec, SliceSpec
 from kwaai.inference.tap import GraphTap
@@ -75,7 +76,7 @@ class Slice:
     """One loaded range. Not thread-safe; one batch at a time."""
 
     def __init__(self, spec: SliceSpec, engine: EngineSpec) -> None:
-        """Load `spec.path`. Raises SliceError when llama.cpp will not have it."""
+        """Load `spec.path`. Raises SliceError when llama.cpp will not have it, OutOfMemory."""
         self.spec, self.engine = spec, engine
         self.outputs_max = engine.outputs_max or engine.sessions
         self._embedding = EmbeddingTable(spec.embedding) if spec.embedding else None
@@ -96,9 +97,9 @@ class Slice:
         self._input_rows: Rows | None = None
         self._context = lc.llama_init_from_model(self._model, self._context_params())
         if not self._context:
-            raise SliceError(
-                f"llama.cpp cannot make a context of {engine.context_tokens} tokens: "
-                f"{ggml.last_log()}"
+            raise OutOfMemory(
+                f"llama.cpp cannot make {engine.sessions} contexts of {engine.context_tokens} "
+                f"tokens ({ggml.last_log()}); lower context_tokens or max_sessions"
             )
         self._memory = lc.llama_get_memory(self._context)
         # Some families take no vectors: they get zeros as token ids, and the tap puts rows in.

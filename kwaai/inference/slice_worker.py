@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from kwaai.errors import PeerError, UserError
+from kwaai.errors import ModelUnsupported, PeerError, UserError
 from kwaai.inference.ipc import Header
 from kwaai.inference.sessions import SessionTable
-from kwaai.inference.slice import Part, Slice
+from kwaai.inference.slice import Part, Slice, SliceError
 from kwaai.inference.spec import EngineSpec, parse_slice_spec
 from kwaai.limits import SESSION_IDLE_S
 
@@ -30,7 +30,10 @@ class SliceWorker:
 
     def __init__(self, spec: dict[str, Any], engine: dict[str, Any]) -> None:
         self._spec, self._engine = parse_slice_spec(spec), EngineSpec(**engine)
-        self._slice = Slice(self._spec, self._engine)
+        try:
+            self._slice = Slice(self._spec, self._engine)
+        except SliceError as error:
+            raise ModelUnsupported(f"llama.cpp will not run this model: {error}") from None
         self.info = {"backend": self._slice.backend}
         self._sessions = self._new_table()
         self._handlers: dict[str, Callable[[Header, memoryview], Reply]] = {

@@ -110,13 +110,14 @@ class TextWorker:
         add_bos = begins and bool(lc.llama_vocab_get_add_bos(self._vocab))
         capacity = len(data) + 8
         out = (ctypes.c_int32 * capacity)()
-        count = lc.llama_tokenize(self._vocab, data, len(data), out, capacity, add_bos, special)
+        # llama.cpp adds BOS and EOS together or not at all; an EOS would end the prompt.
+        count = lc.llama_tokenize(self._vocab, data, len(data), out, capacity, False, special)
         if count < 0:
             raise UserError("the tokenizer needs more tokens than the text has bytes")
-        bos = lc.llama_vocab_bos(self._vocab)
-        if add_bos and count > 1 and out[0] == out[1] == bos:  # the template wrote one already
-            return bytes(memoryview(out).cast("B")[4 : count * 4])
-        return bytes(memoryview(out).cast("B")[: count * 4])
+        tokens = bytes(memoryview(out).cast("B")[: count * 4])
+        bos = struct.pack("=i", lc.llama_vocab_bos(self._vocab))
+        # A chat template may have written the one that begins the prompt.
+        return bos + tokens if add_bos and not tokens.startswith(bos) else tokens
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         size = lc.llama_token_to_piece(

@@ -247,6 +247,7 @@ class _Bench:
                 "prompt_tokens": prompt_tokens,
                 "decoded_tokens": self._options.tokens,
                 "rounds": self._options.repeat,
+                "thread_spins": self._runtime.chain.environment.get("GOMP_SPINCOUNT", "as set"),
             },
             "runs": runs,
             "ratios": {
