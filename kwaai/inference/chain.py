@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from kwaai.errors import KwaaiError, WorkerLost
+from kwaai.errors import WorkerLost
 from kwaai.inference.environment import WORKER_ENVIRONMENT
 from kwaai.inference.ipc import encode_header, parse_header
 from kwaai.inference.spec import EngineSpec, SliceSpec, encode_slice_spec
 from kwaai.inference.supervisor import Worker
+from kwaai.inference.together import together
 from kwaai.types import LayerRange
 
 TIMINGS_KEPT = 4096
@@ -85,7 +86,7 @@ class Chain:
     async def start(self) -> None:
         """Start all workers at once. Raises the first error; then none is left running."""
         try:
-            await _together(worker.start() for worker in self.workers)
+            await together(worker.start() for worker in self.workers)
         except BaseException:
             await self.stop()
             raise
@@ -101,7 +102,7 @@ class Chain:
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait for restarts under way. Raises WorkerLost when a worker stays down."""
-        await _together(worker.wait_ready(timeout_s) for worker in self.workers)
+        await together(worker.wait_ready(timeout_s) for worker in self.workers)
 
     async def open(self, session: int) -> None:
         """Give `session` a KV sequence in every slice."""
@@ -180,24 +181,6 @@ class Chain:
         await asyncio.get_running_loop().run_in_executor(self._thread, ask)
 
 
-async def _together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all at once. Raises the first error; the others are then cancelled, and waited for."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except BaseExceptionGroup as errors:
-        raise _first_known(errors) from None
-
-
 def _largest_payload(spec: SliceSpec, engine: EngineSpec) -> int:
     logits = spec.vocab * (engine.outputs_max or engine.sessions) if spec.head else 0
     return 4 * max(engine.batch_tokens * spec.embd, logits)
-
-
-def _first_known(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    known = errors.subgroup(KwaaiError)
-    group: BaseExceptionGroup[BaseException] = known or errors
-    while isinstance(group.exceptions[0], BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group.exceptions[0]

@@ -9,8 +9,7 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from kwaai.config import Config
 from kwaai.errors import KwaaiError, ModelUnsupported, WorkerLost
@@ -18,6 +17,7 @@ from kwaai.inference.chain import Chain
 from kwaai.inference.engine import Engine
 from kwaai.inference.environment import measure_idle_share, worker_environment
 from kwaai.inference.text import TextModel
+from kwaai.inference.together import together
 from kwaai.log import get_logger
 from kwaai.models.library import Library, ModelEntry
 from kwaai.node.generate import ModelCard
@@ -107,7 +107,7 @@ class Runtime:
         self._stack.push_async_callback(text.stop)
         self._stack.push_async_callback(chain.stop)
         started = time.perf_counter()
-        await _together(text.start(), chain.start())
+        await together([text.start(), chain.start()])
         engine = Engine(chain)
         engine.start()
         self._stack.push_async_callback(engine.stop)
@@ -144,17 +144,6 @@ async def open_runtime(
         yield runtime
     finally:
         await runtime.close()
-
-
-async def _together(*works: Coroutine[Any, Any, None]) -> None:
-    """Run all at once. Raises the first error; the others are then cancelled, and waited for."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 def percentile_ms(seconds: Sequence[float], share: float) -> float | None:
