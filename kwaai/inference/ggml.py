@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 EVAL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+_LOG_CHARS_MAX = 500
 _LEVEL_WARN = 3  # GGML_LOG_LEVEL_WARN; errors are 4, continuations 5
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
@@ -123,10 +124,11 @@ def quiet_logs() -> None:
 
 
 def last_log() -> str:
-    """What llama.cpp complained of since the last call, newest last, on one line; maybe empty."""
-    text = "; ".join(line for line in _log_lines if line)
+    """What llama.cpp complained of since the last call, newest last, on one line."""
+    # Each layer of the loader adds that it failed too; what failed is said before.
+    lines = [line for line in _log_lines if line and "failed to load model" not in line]
     _log_lines.clear()
-    return text
+    return "; ".join(lines)[:_LOG_CHARS_MAX] or "it does not say why"
 
 
 class Dequantiser:

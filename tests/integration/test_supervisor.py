@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from kwaai.config import Config
-from kwaai.errors import WorkerLost
+from kwaai.errors import ModelUnsupported, WorkerLost
 from kwaai.inference import supervisor
 from kwaai.inference.chain import Chain, Step
 from kwaai.inference.ipc import Header
@@ -243,7 +243,7 @@ async def test_a_first_load_that_fails_is_raised(specs: list[SliceSpec], tmp_pat
     spec = unloadable(specs[1], tmp_path)
     Path(spec.path).write_bytes(b"GGUF and nothing else")
     worker = Worker("slice", load_header(spec))
-    with pytest.raises(WorkerLost, match="cannot load"):
+    with pytest.raises(ModelUnsupported, match="cannot load"):
         await worker.start()
     await worker.stop()
 
@@ -331,7 +331,7 @@ async def test_a_chain_of_which_one_does_not_load_leaves_nothing(
     bad = unloadable(specs[1], tmp_path)
     Path(bad.path).write_bytes(b"GGUF and nothing else")
     chain = Chain([specs[0], bad, specs[2]], ENGINE)
-    with pytest.raises(WorkerLost, match=r"cannot load .*vanishing\.gguf"):
+    with pytest.raises(ModelUnsupported, match=r"cannot load .*vanishing\.gguf"):
         await chain.start()
     assert [worker.state for worker in chain.workers] == ["stopped"] * 3
 

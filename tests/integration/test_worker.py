@@ -396,7 +396,7 @@ def test_a_broken_model_file_is_an_error(
     load = encode_slice_spec(dataclasses.replace(spec, path=str(path)))
     header = {"role": "slice", "spec": load, "engine": dataclasses.asdict(ENGINE)}
     code, message = worker.refusal(header)
-    assert code == "worker_lost"
+    assert code == "model_unsupported"
     assert f"cannot load {path}" in message
     assert "\n" not in message
     assert worker.end() == (1, "")
