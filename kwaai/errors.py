@@ -113,10 +113,6 @@ class WorkerLost(ResourceError):
     code = "worker_lost"
 
 
-class DeadlineExceeded(ResourceError):
-    code, http_status = "deadline_exceeded", 504
-
-
 def error_from_code(code: str, message: str, param: str | None = None) -> KwaaiError:
     """Make the error that has this stable code; one that is not known here becomes a KwaaiError."""
     kinds = [KwaaiError]

@@ -100,10 +100,6 @@ class Engine:
             await asyncio.wait([self._task])
         self._fail_all(WorkerLost("the node is stopping", retry_after_s=5.0))
 
-    async def wait_ready(self, timeout_s: float = RESTART_WAIT_S) -> None:
-        """Wait for the chain. Raises WorkerLost when it stays down."""
-        await self._chain.wait_ready(timeout_s)
-
     def submit(
         self,
         prompt: Sequence[int],

@@ -150,12 +150,12 @@ class Slice:
         Raises SliceError when llama.cpp reports a failure; the KV of the batch is then undefined.
         """
         outputs = self._fill(parts)
-        self._compute()
-        if not self._tap.complete and self._tap.forget():  # its nodes have moved: look by name
+        complete = self._compute()
+        if not complete and self._tap.forget():  # its nodes have moved: look by name
             for part in parts:
                 self.rollback(part.sequence, part.position)
-            self._compute()
-        if not self._tap.complete:
+            complete = self._compute()
+        if not complete:
             raise SliceError("the graph does not have the tensors that this family should have")
         if not self.spec.head:
             return self._tap.take().reshape(-1, self.spec.embd)
@@ -164,11 +164,13 @@ class Slice:
         logits = lc.llama_get_logits(self._context)
         return np.ctypeslib.as_array(logits, (outputs, self.spec.vocab))
 
-    def _compute(self) -> None:
+    def _compute(self) -> bool:
+        """Run the batch; say whether the tap met every tensor that it wants."""
         self._tap.arm(self._input_rows)
         code = lc.llama_decode(self._context, self._batch)
         if code != 0:
             raise SliceError(f"llama_decode gave {code} for {self._batch.n_tokens} rows")
+        return self._tap.finish()
 
     def _fill(self, parts: Sequence[Part]) -> int:
         batch, at, outputs = self._batch, 0, 0

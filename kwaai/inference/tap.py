@@ -21,8 +21,8 @@ class GraphTap:
 
     The hook is called some 35 times per layer, so it compares addresses, not names: a graph that is
     reused, or built again the same way, has its nodes at the same addresses. That they are the
-    right ones is checked by name when they are reached; `complete` is False where they were not,
-    and the pass must then be made again, by name.
+    right ones is checked by name when they are reached; `finish` is False where they were not, and
+    the pass must then be made again, by name.
     """
 
     def __init__(self, output: str | None, source: str | None) -> None:
@@ -41,10 +41,12 @@ class GraphTap:
         self._rows, self._captured = rows, None
         self._seen.clear()
 
-    @property
-    def complete(self) -> bool:
-        """Whether every tensor was met since `arm`."""
-        return len(self._seen) == (self._output is not None) + (self._source is not None)
+    def finish(self) -> bool:
+        """End a pass: say whether every tensor was met, and if so remember where they are."""
+        complete = len(self._seen) == (self._output is not None) + (self._source is not None)
+        if complete and not self._known:
+            self._known = frozenset(self._seen)
+        return complete
 
     def forget(self) -> bool:
         """Go by names again; say whether the last pass went by addresses."""
@@ -53,7 +55,6 @@ class GraphTap:
 
     def take(self) -> Rows:
         """Return what `output` held: float32, flat. Call it after a complete pass."""
-        self._known = frozenset(self._seen)
         assert self._captured is not None
         captured, self._captured = self._captured, None
         return captured

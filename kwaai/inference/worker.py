@@ -1,11 +1,11 @@
 """The program of one worker process: serve one slice over a socket until the node goes away.
 
-`python -m kwaai.inference.worker FD` with an inherited socket. It exists because ggml ends the
-process on bad input: a crash here costs one slice, not the node. Sequential on purpose: the node
-makes batches.
+`python -m kwaai.inference.worker SOCKET MEMORY` with two inherited descriptors. It exists because
+ggml ends the process on bad input: a crash here costs one slice, not the node. Sequential on
+purpose: the node makes batches.
 
-Requests (see `ipc`): load, open, step, rollback, close, reset, ping. A reply is `{"ok": true, ...}`
-or `{"error": {code, message, param}}`.
+The first request says what to load; the others are for what was loaded (`slice_worker`,
+`text_worker`, `stock`). A reply is `{"ok": true, ...}` or `{"error": {code, message, param}}`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from kwaai.inference.textstream import TextStream
 from kwaai.limits import MAX_TOKENS_MAX
 from kwaai.node.generate import (
     Finished,
+    FinishReason,
     GenerationRequest,
     Json,
     ModelCard,
@@ -109,7 +110,8 @@ class NodeGenerator:
         ends = frozenset() if request.ignore_eos else loaded.text.ends
         budget = request.max_tokens or MAX_TOKENS_MAX
         generation = loaded.engine.submit(prompt, sampler, budget, ends)
-        count, reason = 0, "length"
+        count = 0
+        reason: FinishReason = "length"
         async with contextlib.aclosing(loaded.engine.tokens(generation)) as tokens:
             async for sampled in tokens:
                 count += 1
@@ -125,7 +127,7 @@ class NodeGenerator:
         if rest := stream.finish():
             yield TextDelta(rest)
         yield Finished(
-            finish_reason="stop" if reason == "stop" else "length",
+            finish_reason=reason,
             prompt_tokens=len(prompt),
             completion_tokens=count,
             timings=_timings(generation, started),
