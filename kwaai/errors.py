@@ -74,6 +74,18 @@ class PeerError(KwaaiError):
 
     code, exit_code, http_status = "peer_failed", 69, 502
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        peer: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self.peer = peer
+        """The PeerId of whoever is at fault, where it is known."""
+
 
 class DownloadFailed(PeerError):
     code = "download_failed"
@@ -150,3 +162,52 @@ class BodyTimeout(UserError):
 
 class MediaTypeUnsupported(UserError):
     code, http_status = "unsupported_media_type", 415
+
+
+# Between nodes. The message names the peer and the reason; `peer` is its PeerId, for the record.
+class PeerUnreachable(PeerError):
+    """No address of the peer answers."""
+
+    code, http_status = "peer_unreachable", 503
+
+
+class PeerLost(PeerError):
+    """The connection to a peer ended while it was needed."""
+
+    code = "peer_lost"
+
+
+class PeerStalled(PeerError):
+    """A peer is connected, and does not answer in time."""
+
+    code, http_status = "peer_stalled", 504
+
+
+class PeerMisbehaved(PeerError):
+    """A peer answered with what the protocol does not allow: shape, order, version, signature."""
+
+    code = "peer_misbehaved"
+
+
+class PeerRefused(PeerError):
+    """A peer said no: busy, not held, draining, version, too large."""
+
+    code, http_status = "peer_refused", 503
+
+
+class PathMissing(ResourceError):
+    """No set of online peers covers all layers of the model."""
+
+    code = "path_missing"
+
+
+class NodeNotRunning(UserError):
+    """The command asks the running node of this home, and there is none."""
+
+    code, exit_code = "node_not_running", 69
+
+
+class NodeRunning(UserError):
+    """There is a node running in this home already."""
+
+    code, exit_code, http_status = "node_running", 75, 409

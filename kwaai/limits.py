@@ -130,3 +130,7 @@ BENCH_ROUNDS_MAX = 100
 # Pruning the models directory.
 SLICE_UNUSED_S = 30 * 24 * 3600.0  # a cut slice that nobody has asked for that long goes
 LEFTOVER_AGE_S = 7 * 24 * 3600.0  # what a killed writer left, or what was set aside as corrupt
+
+# Between nodes: control.
+P2P_MESSAGE_BYTES_MAX = 256 * KIB  # one request or answer over libp2p; 256 records of 1 KiB
+P2P_TIMEOUT_S = 10.0  # one request, dial or look-up

@@ -1,0 +1,1 @@
+"""The network: libp2p for finding and control, encrypted links for tensors."""
