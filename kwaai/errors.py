@@ -211,3 +211,9 @@ class NodeRunning(UserError):
     """There is a node running in this home already."""
 
     code, exit_code, http_status = "node_running", 75, 409
+
+
+class OutputForgotten(ResourceError):
+    """A repeated step asks for an output that this hop keeps no more: run the request anew."""
+
+    code = "output_forgotten"

@@ -134,3 +134,254 @@ LEFTOVER_AGE_S = 7 * 24 * 3600.0  # what a killed writer left, or what was set a
 # Between nodes: control.
 P2P_MESSAGE_BYTES_MAX = 256 * KIB  # one request or answer over libp2p; 256 records of 1 KiB
 P2P_TIMEOUT_S = 10.0  # one request, dial or look-up
+
+# Between nodes: sessions along a path (docs/protocol/shard.md).
+HOPS_MAX = 64  # remote hops of one path; 512 blocks in ranges of 8
+STEPS_UNDER_WAY_MAX = 32  # of one session at one hop: a prompt of 4,096 tokens in pieces of 128
+OUTPUTS_KEPT_BYTES_MAX = 64 * MIB  # of one session at one hop: 4,096 rows of 4,096 float32
+OUTPUT_KEPT_OVERHEAD_BYTES = 1 * KIB  # the objects around one kept output, so that tiny ones count
+STEP_F32_EXTRA_S_MAX = 0.0005  # what exactness may cost one token on one link: 2 ms over 4 hops
+NEXT_ADDRESSES_MAX = 8
+ADDRESS_BYTES_MAX = 255  # host:port; a DNS name has at most 253
+SAMPLING_BYTES_MAX = 32 * KIB  # JSON; 1,024 biased tokens of some 25 bytes
+PEER_CODE_BYTES_MAX = 64  # a stable error code
+PEER_TEXT_BYTES_MAX = 512  # a peer's own words in our error
+
+# Answers over several nodes: sessions on hops, and who asks them.
+SHARD_SESSIONS_MAX = 256  # sessions of one node for others, over all its slices
+SHARD_SESSION_IDLE_S = 120.0  # twice HTTP_WRITE_TIMEOUT_S: a slow reader is not a dead requester
+SHARD_OPEN_TIMEOUT_S = 10.0  # all hops of a path: dial, open, dial the next
+SHARD_LINK_TIMEOUT_S = 4.0  # a link to a hop, before any path is tried
+SHARD_LINKS_AHEAD_MAX = 32  # candidates that are dialled before a path is chosen
+SHARD_LINK_AHEAD_S = 2.0  # and waited for this long: who is slower is asked all the same
+DIRECTORY_WAIT_S = 1.5  # to look for more records when there is no path
+SHARD_STEP_TIMEOUT_S_MIN = 5.0  # a busy hop's prefill pass may come first
+SHARD_STEP_TIMEOUT_S_MAX = 60.0
+SHARD_STEP_SLACK = 10.0  # times the predicted time, before hops are asked where a step is
+SHARD_STEP_PATIENCE = 4  # times that long a step may take while its holder says that it has it
+SHARD_PROBE_TIMEOUT_S = 1.5  # hops say where a stalled step is; who does not say is the one
+SHARD_PREFILL_UNDERWAY_MAX = 6  # pieces of one prompt between the first part and the last
+SHARD_PIECE_TOKENS = 256  # of a long prompt through other machines: they work at the same time
+SHARD_KEEP_BYTES = 8 * MIB  # outputs that each hop keeps for a session: 2,048 rows of 1,024 f32
+SHARD_PATH_TRIES_MAX = 3  # paths that one request tries before its first token
+SHARD_DRAIN_GRACE_S = 30.0  # answers under way may end before a node that stops serving ends them
+SHARD_CLOSE_TIMEOUT_S = 5.0  # a worker gives a KV sequence back between two passes
+AVOID_S = 5.0  # a peer that failed is left alone; doubled with each failure in a row
+AVOID_S_MAX = 300.0
+AVOIDED_PEERS_MAX = 1024
+PEER_PAIRS_MAX = 4096  # measured round trips between other peers that are remembered
+
+# The node as a daemon.
+SERVICE_BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)  # before each try in a row; the last repeats
+SERVICE_STEADY_S = 60.0  # a service that has run this long begins the row anew when it fails
+SERVICE_START_TIMEOUT_S = 15.0  # a service that says neither ready nor failed is not waited for
+ANSWERS_WAIT_S = 2.0  # of a start: a tokenizer loads in less; a new file's hash takes minutes
+SERVICE_STOP_TIMEOUT_S = 5.0  # then the next one is stopped; what hangs is named in the log
+SERVICE_HURRY_S = 1.0  # the same, after a second signal
+SERVICE_ERROR_CHARS_MAX = 500  # of an error that `status` shows
+START_TIMEOUT_S = 30.0  # `start --daemon` waits this long; the bar is 5 s
+CLAIM_TIMEOUT_S = 0.5  # who only looks whether a node runs holds its lock for microseconds
+DRAIN_GRACE_S = 30.0  # answers under way may end before the node does
+STOP_TIMEOUT_S = 20.0  # beyond the grace: then `stop` ends the process the hard way
+LOG_TAIL_BYTES_MAX = 4 * MIB  # read from the end of the log for the last lines
+LOG_LINES_MAX = 10_000  # what `logs -n` shows at most
+LOG_POLL_S = 0.2  # `logs -f` looks this often
+READY_BYTES_MAX = 64 * KIB  # everything that a starting node says to whoever started it
+BOOTSTRAP_PEERS_MAX = 64
+SWARM_NODES_MAX = 16  # processes on one machine; each takes 100 MB
+SWARM_STOP_TIMEOUT_S = 10.0  # a node of it, before it is killed: its answers are a demonstration
+SWARM_COVERAGE_TIMEOUT_S = 60.0  # from the last node's start until all layers are announced
+
+# Between nodes: records of what each serves (docs/protocol/records.md).
+RECORD_BYTES_MAX = 10 * KIB  # all fields at their longest are 9.8 KiB; usual ones have 300 bytes
+RECORD_NAME_BYTES_MAX = 64
+RECORD_VERSION_BYTES_MAX = 32
+RECORD_ADDRESSES_MAX = 8  # multiaddrs, and as many link addresses
+RECORD_ADDRESS_BYTES_MAX = 200  # a multiaddr through a relay has some 180
+RECORD_SERVED_MAX = 16  # ranges of one node
+RECORD_MODEL_BYTES_MAX = 200
+RECORD_EXTRA_BYTES_MAX = 1024  # fields of later versions, signed and carried, not understood
+RECORD_LIFETIME_S_MAX = 360.0  # a record says how long it holds; a ghost stays no longer than that
+RECORD_LIFETIME_S = 60.0  # ours
+RECORD_REFRESH_S = 20.0  # two refreshes may be lost before the others forget us
+RECORD_JITTER = 0.2  # share of it, so that nodes started together do not refresh together
+RECORD_FUTURE_S_MAX = 30.0  # clocks that run ahead; one that is behind lives off the lifetime
+RECORDS_MAX = 4096  # kept, one a peer: 40 MiB at the very worst, some 4 MiB as they are
+RECORDS_PER_SOURCE_MAX = 1024  # told by one peer of others: an inventor of peers fills a quarter
+RECORDS_ANSWER_BYTES_MAX = 128 * KIB  # records in one request or answer; the rest in the next
+RECORDS_WANTED_MAX = 512  # ids asked back for in one answer
+RECORDS_ROUNDS_MAX = 40  # answers in a row that say there is more: 40 x 128 KiB hold 4,096 records
+RECORDS_TIMEOUT_S = 3.0  # one exchange; then again, with backoff
+RECORDS_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+RECORDS_GAP_S = 0.02  # between two exchanges with one peer, so that a storm becomes a batch
+RECORDS_PULL_S = 10.0  # between two comparisons with a few of the connected peers
+RECORDS_PULL_PEERS = 2
+RECORDS_MESH_DIALS = 2  # of them at a time
+RECORDS_MESH_PEERS = 6  # connections below which peers known by record are dialled
+RECORDS_DEBOUNCE_S = 0.05  # several changes at once are one announcement
+RECORDS_ANNOUNCE_GAP_S = 0.5  # between two announcements of a node that changes all the time
+RECORDS_REQUESTS_PER_S = 8.0  # exchanges that one peer may ask of us, on average
+RECORDS_REQUESTS_BURST = 40.0  # and at once: a joining node's rounds, a storm of changes
+RECORDS_PUSHED_PER_S = 64.0  # records that one peer may tell us unasked, on average
+RECORDS_PUSHED_BURST = 1024.0
+RECORDS_FORWARDED_PER_S = 1.0  # changes of one node that we pass on at once; pulls carry the rest
+RECORDS_FORWARDED_BURST = 4.0
+RECORDS_STRIKES_MAX = 8  # forged or malformed records from one peer; then it is cut off
+RECORDS_STRIKE_S = 60.0  # for this long; and the time in which all strikes are forgotten
+RECORDS_RATED_PEERS_MAX = 4096  # peers whose recent requests and strikes are remembered
+RECORDS_DHT_S = 40.0  # between two writes of our record to the DHT: within its lifetime
+RECORDS_PROVIDE_S = 600.0  # between two announcements of a model's handle (others forget in a day)
+RECORDS_PROVIDE_GAP_S = 1.2  # libp2p nodes take 10 in 10 s from one peer, and drop the rest
+RECORDS_PROVIDERS_MAX = 16  # of one handle that are looked up at once
+RECORDS_RESTART_S = 1.0  # before a loop that failed by a mistake of ours starts again
+RECORDS_STOP_S = 2.0  # to tell everybody that this node goes
+RECORDS_STOP_TRIES = 4  # of telling one peer so, each with its share of that time
+RECORDS_EXPIRY_S = 5.0  # between two sweeps of expired records, which nobody is shown anyway
+RECORDS_LOOKUP_S = 5.0  # asking peers and the DHT for what they have now
+RECORDS_LOOKUP_PEERS_MAX = 32  # connected peers asked at once
+
+# Choosing a path.
+PATH_SECONDS_MAX = 3600  # a time that a peer claims beyond this is as good as never
+PATH_SEARCHES_MAX = 32  # searches until no peer has two hops of a path; one takes milliseconds
+PATH_LABELS_MAX = 64  # partial paths kept at one layer, where each pair of peers has its own time
+
+# Between nodes: links. docs/protocol/link.md explains them; peers rely on the ones marked (wire).
+LINK_FRAGMENT_BYTES_MAX = 64 * KIB  # (wire) of a message in one frame: the longest wait of others
+LINK_FRAGMENT_BYTES_MIN = 1 * KIB  # (wire) of any but the last: bounds the pieces of a message
+LINK_RECORD_BYTES_MAX = 65 * KIB  # (wire) frames sealed together: a fragment, and small ones
+LINK_FRAMES_MAX = 1024  # (wire) frames in one record
+LINK_MESSAGE_BYTES_MAX = 2 * MIB  # (wire) 128 rows of 4,096 f32
+LINK_CONTROL_BYTES_MAX = 64 * KIB  # (wire) one message on the control channel
+LINK_WINDOW_BYTES = 4 * MIB  # (wire) unread bytes of a channel: two of the longest messages
+LINK_CONTROL_WINDOW_BYTES = 512 * KIB  # (wire) the same, on the control channel
+LINK_MESSAGE_CHARGE_BYTES = 64  # (wire) what a message costs of the window besides its bytes
+LINK_GOODBYE_BYTES_MAX = 256  # (wire) of text in a goodbye
+LINK_EXPRESS_BYTES_MAX = 32 * KIB  # a message up to this goes before the pieces of longer ones
+LINK_EXPRESS_TURNS_MAX = 8  # such messages in a row while a longer one waits
+LINK_SENDS_WAITING_MAX = 64  # messages that wait on one channel for credit or for the socket
+LINK_CHANNELS_MAX = 4096  # channels with one peer
+LINK_ANSWERS_MAX = 2048  # (wire) pongs, credits and closes that a peer may leave unread
+LINK_CLOSED_TOLD_MAX = 256  # closed channels of which we remember that the peer was told
+LINK_HANDSHAKE_TIMEOUT_S = 5.0  # from the connection to the first record
+LINK_HANDSHAKE_BYTES_MAX = 512  # (wire) one handshake message; ours have up to 220
+LINK_HANDSHAKES_MAX = 128  # connections that have not proven who they are; the oldest yields
+LINK_HANDSHAKES_PER_ADDRESS_MAX = 48  # the same, from one IP address: a home, or a test swarm
+LINKS_MAX = 256  # links in all; the one that was unused for longest yields
+LINK_CONNECT_TIMEOUT_S = 3.0  # one TCP connection
+LINK_CONNECT_STAGGER_S = 0.25  # a second address is tried after this long without an answer
+LINK_DIAL_TIMEOUT_S = 10.0  # all addresses of a peer, and the stream
+LINK_ADDRESSES_MAX = 8  # of one peer that are tried
+LINK_SEND_TIMEOUT_S = 20.0  # a message waits no longer for credit and the socket
+LINK_PING_S = 2.0  # between pings while channels are open
+LINK_PING_IDLE_S = 15.0  # between pings of an idle link
+LINK_SILENCE_S = 6.0  # a peer that sends nothing for this long is lost, while channels are open
+LINK_SILENCE_IDLE_S = 45.0  # the same on an idle link
+LINK_DOUBT_S = 2.0  # a link whose peer dials again must answer a ping within this time
+LINK_KEY_AGE_S = 3600.0  # (wire) a key is renewed after this time,
+LINK_KEY_RECORDS_MAX = 1 << 18  # (wire) or so many records: 16 GiB, far below AES-GCM's bounds
+LINK_KEY_SLACK = 2  # (wire) a peer that exceeds these bounds by this factor is cut off
+LINK_PROBE_BYTES = 128 * KIB  # padding that measures bandwidth where a round trip is short
+LINK_PROBE_FAR_BYTES = 12 * KIB  # where it is long: what TCP sends before the first answer
+LINK_PROBE_FAR_S = 0.002  # a longer round trip is long
+LINK_PROBE_EVERY_S = 60.0  # between measurements while channels are open
+LINK_WRITE_BUFFER_BYTES = 64 * KIB  # sealed and not taken by the socket; more waits in its channel
+LINK_UNSENT_BYTES = 128 * KIB  # taken by the socket and not sent: later messages cannot overtake it
+LINK_READ_BUFFER_BYTES = 256 * KIB  # one read from the socket
+LINK_OTHER_S = 0.5  # a link that the peer says is there, or on its way, comes within this time
+LINK_STOP_TIMEOUT_S = 1.0  # goodbyes on their way out
+
+# libp2p: connections and streams. A node keeps few peers; strangers may try to be many.
+P2P_CONNECTIONS_MAX = 128
+P2P_INBOUND_MAX = 96  # the rest stays free for those that we dial
+P2P_INBOUND_PER_IP_MAX = 16  # a household or a lab behind one address
+P2P_CONNECTIONS_TRIM = 64  # above this many, idle ones that we dialled for a look-up are closed
+P2P_PENDING_MAX = 64  # accepted, not yet authenticated; the oldest makes room for a newcomer
+P2P_PENDING_PER_IP_MAX = 16
+P2P_HANDSHAKE_TIMEOUT_S = 5.0  # an honest handshake takes 3 round trips and 5 ms
+P2P_DIAL_STAGGER_S = 0.15  # before the next address of a peer is tried beside the last
+P2P_DIALS_MAX = 16  # peers dialled at the same time
+P2P_STREAMS_PER_PEER_MAX = 64  # opened by a peer, open at the same time
+P2P_STREAMS_PER_S_MAX = 200.0  # opened by a peer, each 1 ms of work; twice as many in a burst
+P2P_STREAM_WINDOW_BYTES = 1 * MIB  # what a peer may send ahead of a reader; 80 Mbit/s at 100 ms
+P2P_FRAME_BYTES_MAX = 1 * MIB  # one Yamux frame; libraries send 64 KiB
+P2P_BUFFER_BYTES_MAX = 4 * MIB  # received from one peer, read by nobody; then it is cut off
+P2P_WRITE_TIMEOUT_S = 30.0  # one frame into a socket; then the connection is broken
+P2P_STALL_TIMEOUT_S = 60.0  # a writer waits this long for a peer that does not read
+P2P_LINGER_S = 10.0  # after our end of a stream, for the peer's
+P2P_HEARTBEAT_S = 10.0
+P2P_HEARTBEAT_MISSES = 3  # in a row; then the peer is dead
+P2P_SIMULTANEOUS_S = 5.0  # two connections this close together crossed each other
+P2P_PROTOCOL_CHARS_MAX = 128
+P2P_PROTOCOL_TRIES_MAX = 16  # names that a peer may offer on one stream
+P2P_PROTOCOLS_MAX = 256  # that a peer may list in identify
+P2P_AGENT_CHARS_MAX = 128
+P2P_IDENTIFY_BYTES_MAX = 32 * KIB
+P2P_REFUSAL_CHARS_MAX = 512
+
+# libp2p: peers that are remembered.
+P2P_ADDRESSES_PER_PEER_MAX = 16
+P2P_ADDRESS_CHARS_MAX = 512
+P2P_KNOWN_PEERS_MAX = 256
+P2P_STATE_BYTES_MAX = 2 * MIB
+P2P_KNOWN_AGE_S = 30 * 24 * 3600.0  # not met for this long: forgotten
+P2P_PEERS_WANTED = 8  # with fewer, known peers are dialled again
+P2P_REDIAL_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0)  # each plus or minus a quarter
+
+# The DHT.
+DHT_BUCKET_PEERS = 20  # Kademlia's k
+DHT_PARALLEL = 5  # queries of one look-up at the same time
+DHT_CANDIDATES_MAX = 256  # peers that one look-up hears of
+DHT_QUERIES_MAX = 64  # peers that one look-up asks
+DHT_QUERY_TIMEOUT_S = 4.0  # one peer, dial included
+DHT_MESSAGE_BYTES_MAX = 256 * KIB
+DHT_KEY_BYTES_MAX = 128
+DHT_VALUE_BYTES_MAX = 32 * KIB
+DHT_VALUES_MAX = 1024  # stored for others: 32 MiB
+DHT_VALUE_TTL_S = 3600.0  # at most; the validator's own expiry comes earlier
+DHT_PROVIDER_KEYS_MAX = 1024
+DHT_PROVIDERS_PER_KEY_MAX = 64
+DHT_PROVIDER_TTL_S = 3600.0  # whoever provides says so again before that
+DHT_WRITES_PER_PEER_MAX = 40  # values and providers that a peer may store in DHT_WRITES_WINDOW_S
+DHT_WRITES_WINDOW_S = 10.0
+DHT_PROVIDES_SENT_MAX = 8  # to one peer in that time: py-libp2p takes 10
+DHT_REFRESH_S = 300.0  # look-up of ourselves, which fills the routing table
+
+# Benchmarks over a relay that plays a far peer.
+DELAY_BYTES_MAX = 64 * MIB  # held back at a time: 400 MB/s at 150 ms
+
+# The control socket: the owner's own programs.
+SOCKET_PATH_BYTES_MAX = 103  # sun_path of the BSDs and macOS, less its end; Linux has 107
+CONTROL_BACKLOG = 32
+CONTROL_CONNECTIONS_MAX = 64
+CONTROL_HEARTBEAT_S = 5.0  # an empty line while a long answer has nothing to say
+CONTROL_TIMEOUT_S = 30.0  # without a byte: the node hangs; six heartbeats
+CONTROL_LINE_BYTES_MAX = 8 * MIB  # one answer, or one event of a stream
+CONTROL_WAIT_S_MAX = 600.0  # the longest deadline or grace that a request may name
+
+# One slice worker for many.
+HOST_STEPS_WAITING_MAX = 64  # of one session: prompt pieces and decode steps that wait their turn
+HOST_QUEUE_BYTES_MAX = 256 * MIB  # rows of all steps that wait for one worker
+HOST_LOST_SESSIONS_MAX = 256  # that are remembered, to say why they are gone
+SLICE_WARM_S = 300.0  # a slice that nobody uses stays loaded this long
+SLICE_WARM_UP_S = 0.3  # passes that measure a slice's speed when it is loaded
+SLICE_OUTPUTS_EXTRA = 8  # rows of logits in one pass beyond one a session: to verify drafts
+SLICES_LOADED_MAX = 32  # worker processes of one node
+
+# What a node serves.
+SERVING_WATCH_S = 1.0  # between two looks at speed, room and workers
+SERVING_SPEED_CHANGE = 0.2  # a share; a smaller change of speed is told with the next refresh only
+SERVING_AUTO_WAIT_S = (1.0, 3.0)  # before a range is chosen; drawn, so that no two choose as one
+
+# mDNS.
+MDNS_PEERS_MAX = 256  # on one network; more are not looked at
+MDNS_TEXT_BYTES_MAX = 8 * KIB  # what one node announces
+MDNS_RESOLVE_TIMEOUT_S = 3.0
+MDNS_RETRY_S = 10.0  # a node that announces itself and is not connected is tried again
+MDNS_REFRESH_S = 15.0  # our own addresses are looked at
+MDNS_PEERS_WANTED = 32  # with more connections, neighbours are not dialled
+MDNS_YIELD_S = 0.5  # of two that find each other, the one with the higher PeerId waits
+
+# Predicting this machine's speed before it was measured.
+DECODE_BYTES_S_GUESS = 8e9  # weights that a decode step goes through: two channels of old memory
+DECODE_PASS_S_GUESS = 0.0002  # of one pass besides: to the worker and back
+PATH_MODELS_MAX = 8  # models whose tokenizers run; the one unused for longest is ended
