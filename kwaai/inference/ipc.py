@@ -33,7 +33,9 @@ class FrameError(Exception):
 
 
 class FrameSocket:
-    """One end of a blocking stream of frames. One frame at a time in each direction; one thread.
+    """One end of a stream of frames. One frame at a time in each direction; one thread.
+
+    `send` and `receive` wait; `begin_send` and `poll` do not, for an event loop.
 
     Reads into one buffer that grows to the largest frame, so most frames take one system call and
     no copy; a received payload is a view, good until the next frame in either direction. Large
@@ -44,6 +46,8 @@ class FrameSocket:
         self._sock, self._timeout_s = sock, sock.gettimeout()
         self._buffer = bytearray(64 * 1024)
         self._shared = memoryview(shared) if shared is not None else memoryview(b"")
+        self._unsent: list[memoryview] = []
+        self._filled = 0
 
     def close(self) -> None:
         """Close the stream, also under a thread that waits in `receive`: it gets EOFError."""
@@ -102,16 +106,87 @@ class FrameSocket:
         text = bytes(view[PREFIX.size : payload_start])
         return text, shared[:payload_bytes] if is_shared else view[payload_start:total]
 
+    def fileno(self) -> int:
+        """The socket's descriptor, for an event loop."""
+        return self._sock.fileno()
+
+    def begin_send(self, text: bytes, payload: memoryview | bytes = b"") -> bool:
+        """Begin to write a frame without waiting; say whether all of it went. Else `go_on_sending`
+        when the socket can be written. Raises OSError.
+        """
+        self._set_timeout(0.0)
+        shared = self._shared
+        is_shared = INLINE_BYTES_MAX < len(payload) <= len(shared)
+        prefix = PREFIX.pack(len(text), len(payload), int(is_shared)) + text
+        if is_shared:
+            shared[: len(payload)] = payload
+            payload = b""
+        try:
+            sent = self._sock.sendmsg([prefix, payload])
+        except BlockingIOError:
+            sent = 0
+        if sent == len(prefix) + len(payload):
+            return True
+        self._unsent = [
+            memoryview(prefix)[sent:],
+            memoryview(payload)[max(0, sent - len(prefix)) :],
+        ]
+        return self.go_on_sending()
+
+    def go_on_sending(self) -> bool:
+        """Write more of the frame that was begun; say whether all of it went. Raises OSError."""
+        while self._unsent:
+            rest = self._unsent[0]
+            try:
+                sent = self._sock.send(rest) if rest else 0
+            except BlockingIOError:
+                return False
+            self._unsent[0] = rest[sent:]
+            if not self._unsent[0]:
+                del self._unsent[0]
+        return True
+
+    def poll(self) -> tuple[bytes, memoryview] | None:
+        """Read what has come, without waiting: a frame as `receive_encoded` gives it, or None while
+        it is not whole. Raises EOFError, OSError or FrameError.
+        """
+        self._set_timeout(0.0)
+        shared, total = self._shared, PREFIX.size
+        while self._read_some(total):
+            if self._filled < PREFIX.size:
+                continue
+            header_bytes, payload_bytes, is_shared = self._parse_sizes(len(shared))
+            total = PREFIX.size + header_bytes + (0 if is_shared else payload_bytes)
+            if self._filled >= total:
+                break
+        else:
+            return None
+        if self._filled > total:
+            raise FrameError("a second frame came before the first was answered")
+        self._filled = 0
+        view, payload_start = memoryview(self._buffer), PREFIX.size + header_bytes
+        text = bytes(view[PREFIX.size : payload_start])
+        return text, shared[:payload_bytes] if is_shared else view[payload_start:total]
+
+    def _read_some(self, wanted: int) -> bool:
+        if len(self._buffer) < wanted:
+            self._grow(self._filled, wanted)
+        try:
+            got = self._sock.recv_into(memoryview(self._buffer)[self._filled :])
+        except BlockingIOError:
+            return False
+        if got == 0:
+            raise EOFError if self._filled == 0 else FrameError("the stream ended inside a frame")
+        self._filled += got
+        return True
+
     def _set_timeout(self, timeout_s: float | None) -> None:
         if timeout_s != self._timeout_s:
             self._sock.settimeout(timeout_s)
             self._timeout_s = timeout_s
 
     def _fill(self, filled: int, wanted: int) -> int:
-        if len(self._buffer) < wanted:
-            grown = bytearray(wanted)
-            grown[:filled] = memoryview(self._buffer)[:filled]
-            self._buffer = grown
+        self._grow(filled, wanted)
         view = memoryview(self._buffer)
         while filled < wanted:
             got = self._sock.recv_into(view[filled:])
@@ -119,6 +194,12 @@ class FrameSocket:
                 raise EOFError if filled == 0 else FrameError("the stream ended inside a frame")
             filled += got
         return filled
+
+    def _grow(self, filled: int, wanted: int) -> None:
+        if len(self._buffer) < wanted:
+            grown = bytearray(wanted)
+            grown[:filled] = memoryview(self._buffer)[:filled]
+            self._buffer = grown
 
     def _parse_sizes(self, shared_bytes: int) -> tuple[int, int, bool]:
         header_bytes, payload_bytes, place = PREFIX.unpack_from(self._buffer)

@@ -105,10 +105,10 @@ class SessionTable:
         self._free.append(sequence)
         return sequence
 
-    def expire(self, now_s: float) -> list[int]:
-        """Close sessions idle for too long; return their sequences, to be cleared."""
+    def expire(self, now_s: float) -> dict[int, int]:
+        """Close sessions idle for too long; return each with its sequence, to be cleared."""
         old = [s for s, entry in self._open.items() if now_s - entry.used_s > self._idle_s]
-        return [self.close(session) for session in old]
+        return {session: self.close(session) for session in old}
 
     def _get(self, session: int) -> Session:
         try:

@@ -64,10 +64,11 @@ class SliceWorker:
 
     def _open(self, header: Header, payload: memoryview) -> Reply:
         now_s = time.monotonic()
-        for sequence in self._sessions.expire(now_s):
+        expired = self._sessions.expire(now_s)
+        for sequence in expired.values():
             self._slice.clear(sequence)
         self._slice.clear(self._sessions.open(_integer(header, "session"), now_s))
-        return {"ok": True}, b""
+        return {"ok": True, "expired": list(expired)}, b""
 
     def _rollback(self, header: Header, payload: memoryview) -> Reply:
         position = _integer(header, "position")

@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
-from typing import IO, Any
+from typing import IO
 
-from kwaai.errors import KwaaiError, WorkerLost, error_from_code
+from kwaai.errors import KwaaiError, WorkerLost
 from kwaai.inference.environment import WORKER_ENVIRONMENT
 from kwaai.inference.ipc import (
     OK_PREFIX,
@@ -30,6 +30,7 @@ from kwaai.inference.ipc import (
     make_shared,
     parse_header,
 )
+from kwaai.inference.loopstream import Failed, LoopStream, Replied, error_of
 from kwaai.limits import (
     WORKER_BACKOFF_S,
     WORKER_RESTARTS_MAX,
@@ -42,6 +43,8 @@ from kwaai.log import get_logger
 log = get_logger(__name__)
 
 _STDERR_TAIL_BYTES = 2000
+_REASON_TIMEOUT_S = 1.0
+"""How long the error of a lost request waits for the exit code, which says more."""
 
 
 class _Process:
@@ -51,6 +54,8 @@ class _Process:
         self, loop: asyncio.AbstractEventLoop, environment: Mapping[str, str], shared_bytes: int
     ) -> None:
         self.loop, self.exited = loop, asyncio.Event()
+        self.loop_stream: LoopStream | None = None
+        self.is_lost = False
         self._reaped = threading.Event()
         self._reason = ""
         with contextlib.ExitStack() as always, contextlib.ExitStack() as unless_started:
@@ -98,6 +103,12 @@ class _Process:
             self.popen.kill()
             raise
 
+    def close_loop_stream(self) -> Failed | None:
+        """Nobody who posted is called any more; return who is to hear of it. In the loop's thread,
+        before the stream closes.
+        """
+        return self.loop_stream.close() if self.loop_stream is not None else None
+
     def end(self, grace_s: float) -> None:
         """Close the stream, which tells the worker to end; kill it when it does not. Blocks."""
         self.stream.close()
@@ -138,6 +149,10 @@ class Worker:
         self._settled = asyncio.Event()
         self._failure: KwaaiError | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._tellers: set[asyncio.Task[None]] = set()
+        self.on_lost: Callable[[WorkerLost], None] = lambda error: None
+        """Called in the loop's thread when an incarnation is lost, and its KV cache with it; not
+        by `stop`. After the failure of the request in flight, if `post` brought it."""
 
     @property
     def pid(self) -> int | None:
@@ -178,6 +193,43 @@ class Worker:
         the error that the worker answered with. The reply's payload lies in a buffer that the next
         request overwrites.
         """
+        process = self._ready_process(incarnation)
+        try:
+            reply, data = process.exchange(header, payload, timeout_s)
+        except TimeoutError:
+            self._unsettle(process)
+            raise self._lost(process, TimeoutError(timeout_s)) from None
+        except (OSError, EOFError, FrameError) as error:
+            self._unsettle(process)
+            raise self._lost(process, error) from None
+        return _unless_error(reply), data
+
+    def post(
+        self,
+        header: bytes,
+        payload: memoryview | bytes,
+        replied: Replied,
+        failed: Failed,
+        *,
+        timeout_s: float = WORKER_STEP_TIMEOUT_S,
+        incarnation: int | None = None,
+    ) -> None:
+        """Ask from the event loop's thread, without waiting: `replied` or `failed` is called there
+        later, once. One request at a time, and none of `exchange` beside it.
+
+        Raises WorkerLost when the worker cannot be asked now. `failed` gets WorkerLost, or the
+        error that the worker answered with.
+        """
+        process = self._ready_process(incarnation)
+        if process.loop_stream is None:
+            process.loop_stream = LoopStream(
+                process.loop,
+                process.stream,
+                lambda error, failed: self._lose(process, error, failed),
+            )
+        process.loop_stream.post(header, payload, timeout_s, replied, failed)
+
+    def _ready_process(self, incarnation: int | None) -> _Process:
         process = self._process  # first: a later incarnation's process would not be ready yet
         if process is None or self.state != "ready":
             self._raise_failure()
@@ -187,27 +239,42 @@ class Worker:
                 f"worker {self.name} restarted and lost its cache; send the request again"
             )
         self._failures = 0  # it has started: what goes wrong from here on is the request's doing
-        try:
-            reply, data = process.exchange(header, payload, timeout_s)
-        except TimeoutError:
-            self._unsettle(process)
-            raise WorkerLost(
-                f"worker {self.name} gave no answer in {timeout_s:g} s and is started anew; "
-                "send the request again"
-            ) from None
-        except FrameError as error:
-            self._unsettle(process)
-            raise WorkerLost(
-                f"worker {self.name} answered nonsense ({error}) and is started anew; "
-                "send the request again"
-            ) from None
-        except (OSError, EOFError):
-            self._unsettle(process)
-            raise WorkerLost(
-                f"worker {self.name} ended during the request{process.why()}; "
-                "it is started anew, send the request again"
-            ) from None
-        return _unless_error(reply), data
+        return process
+
+    def _lost(self, process: _Process, error: Exception) -> WorkerLost:
+        """Say what `error` of an exchange means. Blocks briefly where a process has just ended."""
+        if isinstance(error, TimeoutError):
+            seconds = error.args[0]
+            what = f"gave no answer in {seconds:g} s and is started anew; send the request again"
+        elif isinstance(error, FrameError):
+            what = f"answered nonsense ({error}) and is started anew; send the request again"
+        else:
+            what = f"ended during the request{process.why()}; it is started anew, send it again"
+        return WorkerLost(f"worker {self.name} {what}")
+
+    def _lose(self, process: _Process, error: Exception, failed: Failed | None) -> None:
+        """In the loop's thread: an incarnation is no more. Whoever asked is told, then `on_lost`;
+        once its end has been seen, because that says why.
+        """
+        if process.is_lost:
+            return
+        process.is_lost = True
+        process.popen.kill()
+        if process is self._process and self.state == "ready":
+            self.state = "restarting"
+            self._settled.clear()
+
+        async def tell() -> None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.exited.wait(), _REASON_TIMEOUT_S)
+            lost = self._lost(process, error)
+            if failed is not None:
+                failed(lost)
+            self.on_lost(lost)
+
+        task = process.loop.create_task(tell())
+        self._tellers.add(task)
+        task.add_done_callback(self._tellers.discard)
 
     def _unsettle(self, process: _Process) -> None:
         """Whoever waits from now on waits for the next incarnation, though the watcher may not have
@@ -244,6 +311,11 @@ class Worker:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
         self._settled.set()
+        if self._tellers:
+            await asyncio.wait(self._tellers)
+        failed = self._process.close_loop_stream() if self._process else None
+        if failed is not None:
+            failed(WorkerLost(f"worker {self.name} is stopped", retry_after_s=5.0))
         if self._process:
             await asyncio.to_thread(self._process.end, WORKER_STOP_TIMEOUT_S)
         self._process = None
@@ -277,6 +349,7 @@ class Worker:
         while self._failure is None:
             assert self._process is not None
             await self._process.exited.wait()
+            self._lose(self._process, EOFError(), self._process.close_loop_stream())
             self._settled.clear()
             self.state = "restarting"
             self._process.stream.close()
@@ -304,6 +377,5 @@ class Worker:
 
 def _unless_error(reply: bytes) -> bytes:
     if not reply.startswith(OK_PREFIX):
-        error: Any = parse_header(reply).get("error")
-        raise error_from_code(error["code"], error["message"], error.get("param"))
+        raise error_of(reply)
     return reply

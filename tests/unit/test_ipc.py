@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import mmap
 import os
 import socket
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kwaai.errors import Busy
 from kwaai.inference.ipc import (
     INLINE_BYTES_MAX,
     PREFIX,
@@ -20,6 +23,7 @@ from kwaai.inference.ipc import (
     Header,
     make_shared,
 )
+from kwaai.inference.loopstream import LoopStream
 from kwaai.limits import IPC_FRAME_BYTES_MAX, IPC_HEADER_BYTES_MAX
 
 JSON = st.recursive(
@@ -202,3 +206,94 @@ def test_closing_wakes_a_thread_that_waits(pair: Pair) -> None:
     thread.join(10.0)
     assert len(ended) == 1
     pair.stream.close()  # again: no harm
+
+
+@given(
+    header=st.dictionaries(st.text(), JSON, max_size=4),
+    payload=st.binary(max_size=2000),
+    cut=st.integers(1, 200),
+)
+def test_poll_gives_a_frame_when_all_of_it_has_come(
+    header: Header, payload: bytes, cut: int
+) -> None:
+    pair = Pair()
+    text = json.dumps(header).encode()
+    frame = PREFIX.pack(len(text), len(payload), 0) + text + payload
+    assert pair.stream.poll() is None
+    for at in range(0, len(frame), cut):
+        pair.bare.sendall(frame[at : at + cut])
+        found = pair.stream.poll()
+        assert (found is not None) == (at + cut >= len(frame))
+    assert found is not None
+    assert (found[0], bytes(found[1])) == (text, payload)
+    pair.bare.sendall(frame[:5])
+    pair.bare.close()
+    with pytest.raises(FrameError, match="inside a frame"):
+        pair.stream.poll()
+    pair.stream.close()
+
+
+def test_a_request_that_does_not_fit_the_socket_is_sent_in_pieces() -> None:
+    pair = Pair()
+    payload = os.urandom(4 * 1024 * 1024)
+    frame = PREFIX.pack(2, len(payload), 0) + b"{}" + payload
+    assert not pair.stream.begin_send(b"{}", payload)
+    received = bytearray()
+    while len(received) < len(frame):
+        received += pair.bare.recv(1024 * 1024)
+        is_through = pair.stream.go_on_sending()
+    assert is_through
+    assert received == frame
+    pair.close()
+
+
+async def test_a_stream_in_the_loop_breaks_once_and_says_who_is_to_hear_of_it() -> None:
+    pair, broken = Pair(), list[tuple[Exception, object]]()
+    stream = LoopStream(
+        asyncio.get_running_loop(), pair.stream, lambda *problem: broken.append(problem)
+    )
+    answers: asyncio.Queue[object] = asyncio.Queue()
+
+    def replied(text: bytes, payload: memoryview) -> None:
+        answers.put_nowait(bytes(payload))
+
+    def frame(text: bytes, payload: bytes = b"") -> bytes:
+        return PREFIX.pack(len(text), len(payload), 0) + text + payload
+
+    stream.post(b"{}", b"", 60.0, replied, answers.put_nowait)
+    pair.bare.sendall(frame(b'{"ok":true}', b"rows"))
+    assert await answers.get() == b"rows"
+    stream.post(b"{}", b"", 60.0, replied, answers.put_nowait)
+    pair.bare.sendall(frame(b'{"error":{"code":"busy","message":"full"}}'))
+    assert isinstance(await answers.get(), Busy)
+
+    def nonsense(text: bytes, payload: memoryview) -> None:
+        answers.put_nowait("seen")
+        raise FrameError("rows of no shape")
+
+    stream.post(b"{}", b"", 60.0, nonsense, answers.put_nowait)
+    pair.bare.sendall(frame(b'{"ok":true}'))
+    await answers.get()
+    ((error, failed),) = broken
+    assert isinstance(error, FrameError)
+    assert failed == answers.put_nowait
+    assert stream.close() is None
+    pair.close()
+
+
+@pytest.mark.parametrize("problem", ["unasked", "gone", "late"])
+async def test_what_breaks_a_stream_in_the_loop(problem: str) -> None:
+    pair = Pair()
+    broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+    stream = LoopStream(
+        asyncio.get_running_loop(), pair.stream, lambda error, failed: broken.set_result(error)
+    )
+    if problem == "unasked":
+        pair.bare.sendall(PREFIX.pack(2, 0, 0) + b"{}")
+    elif problem == "gone":
+        pair.bare.close()
+    else:
+        stream.post(b"{}", b"", 0.01, lambda *_: None, lambda error: None)
+    expected = {"unasked": FrameError, "gone": EOFError, "late": TimeoutError}
+    assert isinstance(await asyncio.wait_for(broken, 10), expected[problem])
+    pair.close()

@@ -90,8 +90,7 @@ class Table(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         old = {s for s, (_, _, used_s) in self.open.items() if self.now_s - used_s > IDLE_S}
-        expected = sorted(self.open.pop(session)[0] for session in old)
-        assert sorted(self.table.expire(self.now_s)) == expected
+        assert self.table.expire(self.now_s) == {s: self.open.pop(s)[0] for s in old}
 
     @invariant()
     def as_many_as_expected(self) -> None:
