@@ -150,6 +150,7 @@ PEER_TEXT_BYTES_MAX = 512  # a peer's own words in our error
 # Answers over several nodes: sessions on hops, and who asks them.
 SHARD_SESSIONS_MAX = 256  # sessions of one node for others, over all its slices
 SHARD_SESSION_IDLE_S = 120.0  # twice HTTP_WRITE_TIMEOUT_S: a slow reader is not a dead requester
+SHARD_SWEEP_S = 5.0  # between two looks at the age of sessions, while there are any
 SHARD_OPEN_TIMEOUT_S = 10.0  # all hops of a path: dial, open, dial the next
 SHARD_LINK_TIMEOUT_S = 4.0  # a link to a hop, before any path is tried
 SHARD_LINKS_AHEAD_MAX = 32  # candidates that are dialled before a path is chosen

@@ -27,16 +27,22 @@ python3Packages.buildPythonApplication {
   dependencies = with python3Packages; [
     aiohttp
     base58
+    cryptography
     jinja2
     jsonschema
+    (callPackage ./libp2p.nix { })
     (callPackage ./llama-cpp-python.nix { })
+    noiseprotocol
     numpy
     prometheus-client
+    protobuf
     psutil
     pydantic
     pynacl
     pyyaml
     rich
+    trio
+    zeroconf
   ];
 
   pythonImportsCheck = [

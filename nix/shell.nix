@@ -1,15 +1,19 @@
-# What tools/bootstrap.py looks for: Python and a compiler. The packages themselves come into .venv,
+# What tools/bootstrap.py looks for: Python, a compiler and GMP. The packages themselves come into .venv,
 # as they do for everybody else.
 {
   lib,
   stdenv,
   mkShell,
+  gmp,
   python3,
   zlib,
 }:
 
 mkShell {
-  packages = [ python3 ];
+  packages = [
+    gmp # for fastecdsa, which libp2p needs
+    python3
+  ];
 
   # Wheels of the package index bring libraries that look for these two.
   env = lib.optionalAttrs stdenv.isLinux {

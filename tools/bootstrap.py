@@ -36,7 +36,7 @@ NEWER_PYTHONS = ("python3.14", "python3.13", "python3.12", "python3.11")
 DISK_GB_MINIMUM = 3
 MEMORY_GB_MINIMUM = 2
 PROMPT = "What is the capital of France?"
-SLICES = "4"
+NODES = "4"
 QUIET_S = 30.0  # between two signs of life where the output is no terminal
 LOG_LINES_SHOWN = 25
 ENGINE = "llama-cpp-python"
@@ -45,16 +45,25 @@ COMPILERS = {
     "C": ("CC", ("cc", "gcc", "clang"), ".c", "#include <stdio.h>\nint main(void) { return 0; }\n"),
     "C++": ("CXX", ("c++", "g++", "clang++"), ".cpp", "#include <vector>\nint main() {}\n"),
 }
+# libp2p needs a package that is built from source, and it needs this library.
+GMP = "#include <gmp.h>\nint main(void) { mpz_t n; mpz_init(n); mpz_clear(n); return 0; }\n"
+HOMEBREW = "/opt/homebrew"  # on Apple processors; the compiler does not look there by itself
 # What supplies each requirement, by system: the line's beginning, then its words per requirement.
 SYSTEMS = {
     "Debian, Ubuntu": (
         "sudo apt-get update && sudo apt-get install -y",
-        {"compiler": "build-essential", "python": "python{version}-venv"},
+        {"compiler": "build-essential", "python": "python{version}-venv", "gmp": "libgmp-dev"},
     ),
-    "Fedora": ("sudo dnf install -y", {"compiler": "gcc gcc-c++", "python": "python{version}"}),
-    "Arch": ("sudo pacman -S --needed", {"compiler": "base-devel", "python": "python"}),
-    "macOS": ("brew install", {"compiler": "", "python": "python@{version}"}),
-    "Nix": ("nix develop", {"compiler": "", "python": ""}),
+    "Fedora": (
+        "sudo dnf install -y",
+        {"compiler": "gcc gcc-c++", "python": "python{version}", "gmp": "gmp-devel"},
+    ),
+    "Arch": (
+        "sudo pacman -S --needed",
+        {"compiler": "base-devel", "python": "python", "gmp": "gmp"},
+    ),
+    "macOS": ("brew install", {"compiler": "", "python": "python@{version}", "gmp": "gmp"}),
+    "Nix": ("nix develop", {"compiler": "", "python": "", "gmp": ""}),
 }
 MACOS_COMPILER = "xcode-select --install"
 LIKE = {"debian": "Debian, Ubuntu", "ubuntu": "Debian, Ubuntu", "fedora": "Fedora"}
@@ -125,25 +134,57 @@ def check_compiler(language: str, environ: Mapping[str, str]) -> list[Missing]:
     if not command:
         looked = f"{variable}={environ[variable]}" if environ.get(variable) else ", ".join(names)
         return [Missing("compiler", f"needs a {language} compiler, found none of: {looked}")]
+    reason = try_program(command, suffix, source, environ)
+    if not reason:
+        return []
+    return [Missing("compiler", f"needs a working {language} compiler: {reason}")]
+
+
+def check_gmp(environ: Mapping[str, str]) -> list[Missing]:
+    """Look for GMP's header and library, with a C compiler that works."""
+    command = find_compiler("C", environ)
+    flags = [environ.get(name, "") for name in ("CPPFLAGS", "CFLAGS", "LDFLAGS")]
+    reason = try_program(command, ".c", GMP, environ, [*shlex.split(" ".join(flags)), "-lgmp"])
+    if not reason:
+        return []
+    return [Missing("gmp", f"needs GMP's header and library (gmp.h, libgmp): {reason}")]
+
+
+def try_program(
+    command: Sequence[str],
+    suffix: str,
+    source: str,
+    environ: Mapping[str, str],
+    options: Sequence[str] = (),
+) -> str:
+    """Let a compiler make a program; return why it could not, or an empty string."""
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / ("program" + suffix)
         program.write_text(source)
         try:
             result = subprocess.run(
-                [*command, str(program), "-o", str(program.with_suffix(""))],
+                [*command, str(program), "-o", str(program.with_suffix("")), *options],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=dict(environ),
                 timeout=120,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            return [Missing("compiler", f"needs a working {language} compiler: {error}")]
+            return str(error)
     if result.returncode == 0:
-        return []
+        return ""
     said = result.stdout.decode(errors="replace").strip().splitlines() or ["no message"]
     reason = next((line for line in said if "error" in line), said[0])
-    text = f"needs a working {language} compiler: {command[0]} cannot make a program: {reason}"
-    return [Missing("compiler", text)]
+    return f"{command[0]} cannot make a program: {reason}"
+
+
+def with_homebrew(environ: Mapping[str, str]) -> dict[str, str]:
+    """Let the compiler find what Homebrew installed."""
+    found = dict(environ)
+    if sys.platform == "darwin" and os.path.isdir(HOMEBREW):
+        for name, part in (("CPATH", "include"), ("LIBRARY_PATH", "lib")):
+            found[name] = os.pathsep.join(filter(None, [found.get(name), f"{HOMEBREW}/{part}"]))
+    return found
 
 
 def check_system(environ: Mapping[str, str]) -> list[Missing]:
@@ -151,9 +192,8 @@ def check_system(environ: Mapping[str, str]) -> list[Missing]:
     missing = check_python(sys.version_info[:2], environ)
     if not missing:  # an old interpreter's own modules do not matter
         missing += check_venv()
-    for language in COMPILERS:
-        missing += check_compiler(language, environ)
-    return missing
+    compilers = [entry for language in COMPILERS for entry in check_compiler(language, environ)]
+    return missing + (compilers or check_gmp(environ))  # GMP is looked for with a compiler
 
 
 def this_system() -> str:
@@ -173,7 +213,9 @@ def install_line(system: str, kinds: Sequence[str]) -> str:
     """Return the command that installs what `kinds` name."""
     line, packages = SYSTEMS[system]
     version = dotted(max(sys.version_info[:2], PYTHON_MINIMUM))
-    words = [packages[kind].format(version=version) for kind in dict.fromkeys(kinds)]
+    # Where there is no compiler, GMP has not been looked for: it is named to be on the safe side.
+    named = dict.fromkeys([*kinds, "gmp"] if "compiler" in kinds else kinds)
+    words = [packages[kind].format(version=version) for kind in named]
     words = [word for word in words if word]
     if system == "macOS":
         parts = [MACOS_COMPILER] if "compiler" in kinds else []
@@ -237,7 +279,7 @@ def check(environ: Mapping[str, str], venv: Path) -> None:
     if missing:
         raise Stop(report_missing(missing), exit_code=2)
     compilers = " and ".join(find_compiler(language, environ)[0] for language in COMPILERS)
-    say(f"system: Python {platform.python_version()}, {compilers}, venv: all there")
+    say(f"system: Python {platform.python_version()}, {compilers}, GMP, venv: all there")
     for warning in warnings(venv):
         say(f"warning: {warning}")
 
@@ -446,18 +488,23 @@ def timed(title: str) -> Iterator[None]:
 
 
 def run(environment: Environment, arguments: Sequence[str]) -> int:
-    """Set the node up, and let the packaged model answer as a chain of slices."""
+    """Set this node up, and let a swarm of nodes on this machine answer with the packaged model."""
     program = str(environment.bin / "kwaainet")
-    words = list(arguments) or [PROMPT]
-    if not any(word == "--local" or word.startswith("--slices") for word in words):
-        words = ["--slices", SLICES, *words]
-    for command in ([program, "setup"], [program, "shard", "run", *words]):
-        say(f"\n$ {' '.join(shlex.quote(word) for word in ['kwaainet', *command[1:]])}")
-        code = subprocess.run(command, env=environment.environ).returncode
-        if code:
-            return code
-    say(f"\nThe program is {program}; `{program} --help` shows what else it does.")
-    return 0
+
+    def kwaainet(*words: str) -> int:
+        say(f"\n$ {' '.join(shlex.quote(word) for word in ('kwaainet', *words))}")
+        return subprocess.run([program, *words], env=environment.environ).returncode
+
+    code = kwaainet("setup") or kwaainet("swarm", "up", "--nodes", NODES)
+    if code:
+        return code
+    try:
+        code = kwaainet("swarm", "run", *(arguments or [PROMPT]))
+    finally:
+        ended = kwaainet("swarm", "down")
+    if not code and not ended:
+        say(f"\nThe program is {program}; `{program} --help` shows what else it does.")
+    return code or ended
 
 
 def test(environment: Environment, arguments: Sequence[str]) -> int:
@@ -481,10 +528,10 @@ def test(environment: Environment, arguments: Sequence[str]) -> int:
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split our options from the words that go to `kwaainet shard run` or to pytest."""
+    """Split our options from the words that go to `kwaainet swarm run` or to pytest."""
     parser = argparse.ArgumentParser(
         description="Set kwaainet up in a virtual environment, then run or test it.",
-        epilog="After `run`: a prompt and any option of `kwaainet shard run`. After `test`: any "
+        epilog="After `run`: a prompt and any option of `kwaainet swarm run`. After `test`: any "
         "option of pytest.",
         allow_abbrev=False,
     )
@@ -499,6 +546,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options, rest = parse_arguments(arguments)
+    environ = with_homebrew(environ)
     venv = Path(os.path.abspath(str(options.venv.expanduser())))
     try:
         if options.action == "check":

@@ -59,6 +59,11 @@ class DelayRelay:
         """Seconds that a byte takes longer, in each direction."""
         return self._delay_s
 
+    @delay_s.setter
+    def delay_s(self, seconds: float) -> None:
+        """Of what comes from now on."""
+        self._delay_s = seconds
+
 
 class _End(asyncio.Protocol):
     """One of the two connections of a relayed one. What it reads is written to the other, late."""

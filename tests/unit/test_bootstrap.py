@@ -70,7 +70,7 @@ def test_a_machine_without_a_compiler(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "needs a C compiler, found none of: cc, gcc, clang" in result.stderr
     assert "needs a C++ compiler, found none of: c++, g++, clang++" in result.stderr
-    assert "apt-get install -y build-essential" in result.stderr
+    assert "apt-get install -y build-essential libgmp-dev" in result.stderr
     assert "xcode-select --install" in result.stderr
     assert not (tmp_path / "venv").exists()
 
@@ -91,7 +91,7 @@ def test_everything_missing_is_named_at_once(
     assert "ensurepip" in report[1]
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     first = next(line for line in report if line.startswith("  Debian, Ubuntu:"))
-    assert f"apt-get install -y python{version}-venv build-essential" in first
+    assert f"apt-get install -y python{version}-venv build-essential libgmp-dev" in first
     assert report.index(first) == 5, "this machine's own line comes first"
     assert len(report) == 5 + len(bootstrap.SYSTEMS)
 
@@ -118,6 +118,45 @@ def test_a_compiler_without_headers(programs: Callable[..., dict[str, str]]) -> 
     assert "stdio.h" in text
 
 
+WITHOUT_GMP = (
+    '#!/bin/sh\nfor word in "$@"; do [ "$word" = -lgmp ] && {\n'
+    "echo 'program.c:1:10: fatal error: gmp.h: No such file' >&2; exit 1; }; done\n" + WORKS[10:]
+)
+
+
+def test_a_machine_without_gmp(programs: Callable[..., dict[str, str]]) -> None:
+    [missing] = bootstrap.check_system(programs(cc=WITHOUT_GMP, gxx=WORKS))
+    assert missing.kind == "gmp"
+    assert "gmp.h: No such file" in missing.text
+    for system, package in (
+        ("Debian, Ubuntu", "libgmp-dev"),
+        ("Fedora", "gmp-devel"),
+        ("Arch", "gmp"),
+        ("macOS", "gmp"),
+    ):
+        assert bootstrap.install_line(system, ["gmp"]).endswith(" " + package)
+    assert bootstrap.install_line("Nix", ["gmp"]) == "nix develop"
+
+
+def test_gmp_is_looked_for_where_the_flags_say(programs: Callable[..., dict[str, str]]) -> None:
+    wants = (
+        '#!/bin/sh\ncase "$*" in *-lgmp*) case "$*" in *-I/g/include*-L/g/lib*) ;; *) exit 1;;'
+        " esac;; esac\n" + WORKS[10:]
+    )
+    environ = programs(cc=wants, gxx=WORKS)
+    assert len(texts(environ)) == 1
+    assert texts({**environ, "CFLAGS": "-I/g/include", "LDFLAGS": "-L/g/lib"}) == []
+
+
+def test_homebrew_is_looked_at_on_macos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bootstrap, "HOMEBREW", str(tmp_path))
+    monkeypatch.setattr(bootstrap.sys, "platform", "linux")
+    assert bootstrap.with_homebrew({"PATH": "/"}) == {"PATH": "/"}
+    monkeypatch.setattr(bootstrap.sys, "platform", "darwin")
+    found = bootstrap.with_homebrew({"CPATH": "/mine"})
+    assert found == {"CPATH": f"/mine:{tmp_path}/include", "LIBRARY_PATH": f"{tmp_path}/lib"}
+
+
 def test_cc_and_cxx_win_and_may_have_options(programs: Callable[..., dict[str, str]]) -> None:
     environ = programs(cc=BROKEN, gxx=BROKEN, mine=WORKS)
     assert texts({**environ, "CC": "mine -O0", "CXX": "mine"}) == []
@@ -130,7 +169,7 @@ def test_cc_that_does_not_exist(programs: Callable[..., dict[str, str]]) -> None
 
 @pytest.mark.parametrize("system", bootstrap.SYSTEMS)
 def test_every_system_has_a_line_for_everything(system: str) -> None:
-    line = bootstrap.install_line(system, ["python", "compiler"])
+    line = bootstrap.install_line(system, ["python", "compiler", "gmp"])
     assert line
     assert "{" not in line
 
@@ -272,8 +311,8 @@ def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
         (["run"], []),
         (["run", "A prompt?"], ["A prompt?"]),
         (
-            ["run", "A prompt?", "--slices", "2", "--stats"],
-            ["A prompt?", "--slices", "2", "--stats"],
+            ["run", "A prompt?", "--route", "auto", "--stats"],
+            ["A prompt?", "--route", "auto", "--stats"],
         ),
         (["test", "-k", "rings and not slow", "-x"], ["-k", "rings and not slow", "-x"]),
         (["--venv", "v", "test", "tests/unit"], ["tests/unit"]),
@@ -286,27 +325,55 @@ def test_what_is_not_ours_is_passed_on(arguments: list[str], rest: list[str]) ->
     assert options.venv.name == ("v" if "--venv" in arguments else ".venv")
 
 
+class Program:
+    """Stands in for `kwaainet`: writes down what it is asked; one command may fail."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+        self.asked: list[Sequence[str]] = []
+
+    def __call__(self, command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        self.asked.append(command[1:])
+        failed = " ".join(command[1:]).startswith(self.fails or "nothing")
+        return subprocess.CompletedProcess(command, 7 if failed else 0)
+
+
+UP = ["swarm", "up", "--nodes", "4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["--slices", "4", "What is the capital of France?"]),
-        (["Hi"], ["--slices", "4", "Hi"]),
-        (["Hi", "--slices=2"], ["Hi", "--slices=2"]),
-        (["Hi", "--local"], ["Hi", "--local"]),
+        ([], ["What is the capital of France?"]),
+        (["Hi"], ["Hi"]),
+        (["Hi", "--stats"], ["Hi", "--stats"]),
     ],
 )
-def test_run_sets_up_and_asks(
+def test_run_lets_a_swarm_answer(
     environment: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
 ) -> None:
-    asked: list[Sequence[str]] = []
-
-    def run(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
-        asked.append(command[1:])
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(bootstrap.subprocess, "run", run)
+    program = Program()
+    monkeypatch.setattr(bootstrap.subprocess, "run", program)
     assert bootstrap.run(environment, arguments) == 0
-    assert asked == [["setup"], ["shard", "run", *words]]
+    assert program.asked == [["setup"], UP, ["swarm", "run", *words], ["swarm", "down"]]
+
+
+@pytest.mark.parametrize(
+    ("fails", "last"),
+    [
+        ("setup", ["setup"]),
+        ("swarm up", UP),
+        ("swarm run", ["swarm", "down"]),
+        ("swarm down", ["swarm", "down"]),
+    ],
+)
+def test_what_fails_is_the_exit_code_and_no_swarm_is_left(
+    environment: Any, monkeypatch: pytest.MonkeyPatch, fails: str, last: list[str]
+) -> None:
+    program = Program(fails)
+    monkeypatch.setattr(bootstrap.subprocess, "run", program)
+    assert bootstrap.run(environment, []) == 7
+    assert program.asked[-1] == last
 
 
 def test_tests_all_run_and_failures_are_named(
