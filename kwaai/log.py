@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from io import TextIOBase
 from typing import Final, TextIO
 
 from kwaai import limits
@@ -67,24 +68,35 @@ def get_logger(name: str) -> Logger:
 
 
 def configure_logging(
-    level: str = "warning", *, as_json: bool | None = None, stream: TextIO | None = None
+    level: str = "warning",
+    *,
+    as_json: bool | None = None,
+    stream: TextIO | TextIOBase | None = None,
+    file: TextIO | TextIOBase | None = None,
 ) -> None:
     """Send events of `level` and above to `stream` (standard error). Replaces an earlier choice.
 
-    `level` is one of LEVELS. `as_json`: None asks KWAAINET_LOG_JSON. Libraries' own messages appear
-    from warning up.
+    `level` is one of LEVELS. `as_json`: None asks KWAAINET_LOG_JSON. `file`: gets the events of
+    `info` and above too, whatever `level` is. Libraries' own messages appear from warning up.
     """
     if as_json is None:
         as_json = os.environ.get(JSON_VARIABLE, "").lower() in ("1", "true", "yes", "on")
-    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
-    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    number = logging.getLevelNamesMapping()[level.upper()]
+    handlers: list[tuple[logging.Handler, int]] = [
+        (logging.StreamHandler(sys.stderr if stream is None else stream), number)
+    ]
+    if file is not None:
+        handlers.append((logging.StreamHandler(file), min(number, logging.INFO)))
     root = logging.getLogger()
     for old in [h for h in root.handlers if getattr(h, "is_kwaai", False)]:
         root.removeHandler(old)
-    handler.is_kwaai = True  # type: ignore[attr-defined]
-    root.addHandler(handler)
+    for handler, least in handlers:
+        handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+        handler.setLevel(least)
+        handler.is_kwaai = True  # type: ignore[attr-defined]
+        root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    logging.getLogger(_ROOT).setLevel(level.upper())
+    logging.getLogger(_ROOT).setLevel(min(least for _, least in handlers))
 
 
 class TextFormatter(logging.Formatter):

@@ -49,7 +49,8 @@ the file, the file over the default. `kwaainet config show` prints what is in fo
 value comes from; `kwaainet config set KEY VALUE` changes the file and keeps its other lines.
 
 An unknown key, a key that is set twice and a value out of range are refused by the file's line, the
-variable or the flag. Lists, nested keys, anchors, aliases and tags of YAML are not accepted.
+variable or the flag. Nested keys, anchors, aliases and tags of YAML are not accepted, nor lists for
+keys that take one value.
 
 {_table(("Key", "Values", "Default", "Environment", "Meaning"), rows)}
 Other variables: `KWAAINET_HOME` (the node's files), `KWAAINET_LOG_JSON=1` (log as JSON lines),
@@ -131,6 +132,8 @@ def _kind(schema: dict[str, Any]) -> str:
         return f"{schema['minimum']:,} to {schema['maximum']:,}"
     if schema["type"] == "boolean":
         return "`true`, `false`"
+    if schema["type"] == "array":
+        return f"a list of at most {schema['maxItems']}, or `none`"
     longest = f" of at most {schema['maxLength']} characters" if "maxLength" in schema else ""
     return f"text{longest}"
 

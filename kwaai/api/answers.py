@@ -18,7 +18,7 @@ from kwaai.api.fanout import Events, fan_out
 from kwaai.api.metrics import Metrics
 from kwaai.api.replies import Answer, Envelope, Shape, usage
 from kwaai.api.sse import EventStream
-from kwaai.errors import Busy, KwaaiError, ModelNotFound
+from kwaai.errors import Busy, KwaaiError, ModelNotFound, ResourceError
 from kwaai.node.generate import Finished, Generator, ModelCard
 
 
@@ -50,8 +50,15 @@ class Service:
             self.requests_in_flight -= 1
 
     def find_model(self, name: str) -> ModelCard:
-        """Return the model with this name or handle. Raises ModelNotFound."""
+        """Return the model with this name or handle. Raises ModelNotFound, and ResourceError while
+        there is no model at all.
+        """
         cards = self.generator.models()
+        if not cards:
+            health = self.generator.health()
+            if health.get("status") in ("starting", "failed"):
+                why = health.get("error") or "it is still loading"
+                raise ResourceError(f"no model can be asked now: {why}", retry_after_s=2.0)
         for card in cards:
             if name in (card.name, card.handle):
                 return card

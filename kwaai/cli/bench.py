@@ -1,87 +1,158 @@
 """`kwaainet bench`: the whole model in stock llama.cpp against a chain of slices, in one run.
 
-Parses the flags and prints the report; the measuring is `kwaai.node.bench`.
+Parses the flags and prints the report; the measuring is `kwaai.node.bench`, and `bench_swarm` for
+node processes.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from kwaai.cli.parser import Commands, UsageError, add_command, whole_number
+
+if TYPE_CHECKING:
+    from kwaai.api.bench import HttpAnswer
+    from kwaai.config import Config
+    from kwaai.node.bench import BenchReport, Say
+    from kwaai.store.home import Home
 
 _MORE = """\
 Both are measured in turns in one run, so that their ratio means something on a busy machine.
 --shape measures a model of a real model's shape with random weights: nothing is downloaded.
+--swarm measures node processes with links between them instead of a chain in one node: what a hop
+costs, several requests at once, peers that are far away, and nodes that nobody asks.
 
 examples:
   kwaainet bench
   kwaainet bench --shape qwen2.5-0.5b --quant Q8_0 --slices 4
+  kwaainet bench --swarm --shape qwen2.5-0.5b --nodes 4
 """
+_SLICES, _NODES, _PROMPT_TOKENS, _TOKENS, _REPEAT = 4, 4, 512, 64, 3
 
 
 def add_parser(commands: Commands) -> None:
     parser = add_command(
-        commands, "bench", run, help="measure a chain of slices against stock llama.cpp", more=_MORE
+        commands,
+        "bench",
+        run,
+        help="measure a chain of slices, or of nodes, against stock llama.cpp",
+        more=_MORE,
     )
     parser.add_argument("--model", metavar="NAME", help="a model of `kwaainet models list`")
     parser.add_argument("--shape", metavar="NAME", help="random weights of a real model's shape")
     parser.add_argument("--quant", metavar="TYPE", help="with --shape: Q8_0 (default), Q4_0, F16")
-    parser.add_argument(
-        "--slices",
-        type=whole_number,
-        default=4,
-        metavar="K",
-        help="slices of the chain (default: 4)",
+    numbers = (
+        ("--slices", "K", f"slices of the chain (default: {_SLICES})"),
+        ("--nodes", "N", f"with --swarm: nodes (default: {_NODES})"),
+        ("--prompt-tokens", "N", f"to prefill (default: {_PROMPT_TOKENS})"),
+        ("--tokens", "N", f"to decode (default: {_TOKENS})"),
+        ("--repeat", "N", f"rounds (default: {_REPEAT})"),
     )
-    parser.add_argument(
-        "--prompt-tokens",
-        type=whole_number,
-        default=512,
-        metavar="N",
-        help="to prefill (default: 512)",
-    )
-    parser.add_argument(
-        "--tokens", type=whole_number, default=64, metavar="N", help="to decode (default: 64)"
-    )
-    parser.add_argument(
-        "--repeat", type=whole_number, default=3, metavar="N", help="rounds (default: 3)"
-    )
+    for flag, metavar, text in numbers:
+        parser.add_argument(flag, type=whole_number, metavar=metavar, help=text)
     parser.add_argument("--no-api", action="store_true", help="leave the HTTP API out")
+    parser.add_argument("--swarm", action="store_true", help="measure nodes with links")
+    parser.add_argument(
+        "--quick", action="store_true", help="with --swarm: a few tokens of everything"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from kwaai.cli.output import Spinner, print_json
+    _check(arguments)
     from kwaai.cli.session import open_home, run_async
 
+    home, config = open_home(arguments)
+    return run_async(_measure(arguments, home, config))
+
+
+def _check(arguments: argparse.Namespace) -> None:
     if arguments.model and arguments.shape:
         raise UsageError("--model and --shape exclude each other: one model is measured")
+    if arguments.swarm and (arguments.slices is not None or arguments.no_api):
+        raise UsageError("--swarm takes --nodes, and always asks through the API")
+    if not arguments.swarm and (arguments.nodes is not None or arguments.quick):
+        raise UsageError("--nodes and --quick go with --swarm")
+    sizes = (arguments.prompt_tokens, arguments.tokens, arguments.repeat)
+    if arguments.quick and any(size is not None for size in sizes):
+        raise UsageError("--quick chooses --prompt-tokens, --tokens and --repeat itself")
+
+
+async def _measure(arguments: argparse.Namespace, home: Home, config: Config) -> int:
+    from kwaai.cli.output import Spinner, print_json
+
+    measure = _measure_swarm if arguments.swarm else _measure_chain
+    with Spinner("measuring") as spinner:
+        report = await measure(arguments, home, config, spinner.update)
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        print_report(report.to_json())
+    return 0
+
+
+async def _measure_chain(
+    arguments: argparse.Namespace, home: Home, config: Config, say: Say
+) -> BenchReport:
     from kwaai.api.bench import measure_api
     from kwaai.node.bench import BenchOptions, run_bench
 
-    home, config = open_home(arguments)
     options = BenchOptions(
         model=None if arguments.shape else config.model,
         shape=arguments.shape,
         quantisation=arguments.quant or "Q8_0",
-        slices=arguments.slices,
-        prompt_tokens=arguments.prompt_tokens,
-        tokens=arguments.tokens,
-        repeat=arguments.repeat,
+        slices=_or(arguments.slices, _SLICES),
+        prompt_tokens=_or(arguments.prompt_tokens, _PROMPT_TOKENS),
+        tokens=_or(arguments.tokens, _TOKENS),
+        repeat=_or(arguments.repeat, _REPEAT),
     )
+    return await run_bench(config, home, options, None if arguments.no_api else measure_api, say)
 
-    async def measure() -> int:
-        with Spinner("measuring") as spinner:
-            report = await run_bench(
-                config, home, options, None if arguments.no_api else measure_api, spinner.update
-            )
-        if arguments.json:
-            print_json(report.to_json())
-        else:
-            print_report(report.to_json())
-        return 0
 
-    return run_async(measure())
+async def _measure_swarm(
+    arguments: argparse.Namespace, home: Home, config: Config, say: Say
+) -> BenchReport:
+    from kwaai.node.bench_swarm import SwarmBenchOptions, quick, run_swarm_bench
+
+    options = SwarmBenchOptions(
+        model=None if arguments.shape else config.model,
+        shape=arguments.shape,
+        quantisation=arguments.quant or "Q8_0",
+        nodes=_or(arguments.nodes, _NODES),
+        prompt_tokens=_or(arguments.prompt_tokens, _PROMPT_TOKENS),
+        tokens=_or(arguments.tokens, _TOKENS),
+        repeat=_or(arguments.repeat, _REPEAT),
+    )
+    if arguments.quick:
+        options = quick(options)
+    return await run_swarm_bench(config, home, options, _Faces(), say)
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
+
+
+class _Faces:
+    """Asks nodes as other programs do: see `kwaai.node.bench_swarm`."""
+
+    async def complete(
+        self,
+        url: str,
+        model: str,
+        prompt: tuple[int, ...],
+        tokens: int,
+        logit_bias: Mapping[str, float],
+    ) -> HttpAnswer:
+        from kwaai.api.bench import complete
+
+        return await complete(url, model, prompt, tokens, logit_bias)
+
+    def answer(self, home: Home, chat: Mapping[str, Any]) -> Mapping[str, Any]:
+        from kwaai.cli.control import ControlClient
+
+        *_, finished = ControlClient(home).answer(dict(chat), route="split", privacy=None)
+        return finished
 
 
 def print_report(report: Mapping[str, object], title: str = "") -> None:

@@ -13,7 +13,21 @@ import sys
 from collections.abc import Sequence
 
 from kwaai import __version__
-from kwaai.cli import bench, config, identity, models, serve, setup, shard
+from kwaai.cli import (
+    bench,
+    config,
+    identity,
+    logs,
+    models,
+    node,
+    p2p,
+    serve,
+    service,
+    setup,
+    shard,
+    start,
+    swarm,
+)
 from kwaai.cli.parser import Parser, UsageError, add_command, add_common_options, hint, parse
 from kwaai.errors import DiskFull, KwaaiError
 
@@ -21,6 +35,12 @@ EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+
+_COMMANDS = (
+    *(setup, start, node, logs, service),
+    *(shard, swarm, p2p, models, serve),
+    *(config, identity, bench),
+)
 
 _DESCRIPTION = "One node of a decentralised AI network: models cut into layer ranges, run by many."
 _EPILOG = """\
@@ -43,7 +63,7 @@ def build_parser() -> Parser:
     add_common_options(parser)
     parser.set_defaults(run=_no_command, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (setup, config, identity, shard, models, serve, bench):
+    for module in _COMMANDS:
         module.add_parser(commands)
     helper = add_command(commands, "help", _help, help="show the help of a command", json=False)
     helper.add_argument("topic", nargs="*", metavar="COMMAND", help="such as: shard run")

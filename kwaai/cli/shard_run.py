@@ -1,4 +1,5 @@
-"""`kwaainet shard run PROMPT`: answer one prompt through a chain of slices.
+"""`kwaainet shard run PROMPT`: answer one prompt, by the running node of this home where there is
+one (`shard_run_node`), else by a chain of slices that lives as long as the command.
 
 Standard output is the answer and nothing else; path, notes and statistics go to standard error.
 Generates nothing itself: `kwaai.node.runtime` does.
@@ -24,8 +25,13 @@ _DEMO_NOTE = (
     "note: kwaai-demo is a small demonstration model; `kwaainet setup` says how to get a real one"
 )
 _MORE = """\
+Where a node of this home runs, it answers, over the swarm where that is faster or asked for.
+--slices, --context and --local, and a model that the node does not have, load the model for this
+answer alone.
+
 examples:
   kwaainet shard run "What is the capital of France?"
+  kwaainet shard run --route split --stats "What is the capital of France?"
   kwaainet shard run --slices 4 --stats "Tell me about kwaainet."
   cat question.txt | kwaainet shard run -
 """
@@ -70,7 +76,20 @@ def add_parser(commands: Commands) -> None:
         metavar="N",
         help="tokens of prompt and answer together",
     )
-    parser.add_argument("--stats", action="store_true", help="print where the time went")
+    parser.add_argument(
+        "--route",
+        choices=("auto", "alone", "peer", "split"),
+        help="who answers: this machine alone, one peer for the middle layers, several (split), "
+        "or the fastest of them (auto)",
+    )
+    parser.add_argument(
+        "--privacy",
+        choices=("private", "fast"),
+        help="private: no peer sees text or tokens; fast: the last peer picks the tokens",
+    )
+    parser.add_argument(
+        "--stats", action="store_true", help="print what was predicted and where the time went"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,13 +97,47 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.local and arguments.slices not in (None, "1", "auto"):
         raise UsageError("--local runs the model in one piece; leave out --slices")
-    prompt = _read_prompt(arguments.prompt)
-    request = _request(arguments, prompt)
+    own = _is_own(arguments)
+    if own and arguments.route not in (None, "auto", "alone"):
+        raise UsageError(f"--route {arguments.route} needs peers; leave out --local and --slices")
+    prompt = read_prompt(arguments.prompt)
+    check_max_tokens(arguments.max_tokens)
     home, config = open_home(arguments)
+    if not own and (code := _by_node(arguments, home, prompt)) is not None:
+        return code
+    request = _request(arguments, prompt)
     return run_async(_answer(arguments, home, config, request))
 
 
-def _read_prompt(argument: str) -> str:
+def _is_own(arguments: argparse.Namespace) -> bool:
+    """Say whether an option asks for a model that is loaded for this answer alone."""
+    wanted = (arguments.slices, arguments.context_tokens)
+    return bool(arguments.local) or any(value is not None for value in wanted)
+
+
+def _by_node(arguments: argparse.Namespace, home: Home, prompt: str) -> int | None:
+    """Answer with the running node; None where there is none, or it does not have the model."""
+    from kwaai.cli.control import ControlClient
+    from kwaai.cli.output import note, one_line
+    from kwaai.cli.shard_run_node import answer_by_node
+    from kwaai.errors import ModelNotFound, NodeNotRunning
+
+    messages = [{"role": "user", "content": prompt}]
+    if arguments.system:
+        messages.insert(0, {"role": "system", "content": arguments.system})
+    try:
+        return answer_by_node(arguments, ControlClient(home), messages, sampling(arguments))
+    except NodeNotRunning as error:
+        if arguments.route in ("peer", "split"):
+            raise NodeNotRunning(f"--route {arguments.route} needs peers, and {error}") from None
+    except ModelNotFound as error:
+        if arguments.route in ("peer", "split") or not arguments.model:
+            raise
+        note(one_line(f"note: {error}; loading it for this answer"))
+    return None
+
+
+def read_prompt(argument: str) -> str:
     from kwaai import limits
     from kwaai.errors import UserError
 
@@ -107,14 +160,15 @@ def _read_prompt(argument: str) -> str:
     return argument
 
 
-def _request(arguments: argparse.Namespace, prompt: str) -> GenerationRequest:
+def check_max_tokens(max_tokens: int) -> None:
     from kwaai.errors import UserError
-    from kwaai.inference.sampling import SamplingParams
     from kwaai.limits import MAX_TOKENS_MAX
-    from kwaai.node.generate import ChatMessage, GenerationRequest
 
-    if not 1 <= arguments.max_tokens <= MAX_TOKENS_MAX:
-        raise UserError(f"--max-tokens must be 1 to {MAX_TOKENS_MAX}, not {arguments.max_tokens}")
+    if not 1 <= max_tokens <= MAX_TOKENS_MAX:
+        raise UserError(f"--max-tokens must be 1 to {MAX_TOKENS_MAX}, not {max_tokens}")
+
+
+def sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     draws = any(v is not None for v in (arguments.top_p, arguments.top_k, arguments.seed))
     given = {
         "temperature": arguments.temperature,
@@ -123,14 +177,20 @@ def _request(arguments: argparse.Namespace, prompt: str) -> GenerationRequest:
         "seed": arguments.seed,
     }
     chosen: dict[str, Any] = {"temperature": 1.0 if draws else 0.0}
-    chosen |= {name: value for name, value in given.items() if value is not None}
+    return chosen | {name: value for name, value in given.items() if value is not None}
+
+
+def _request(arguments: argparse.Namespace, prompt: str) -> GenerationRequest:
+    from kwaai.inference.sampling import SamplingParams
+    from kwaai.node.generate import ChatMessage, GenerationRequest
+
     messages: tuple[ChatMessage, ...] = (ChatMessage("user", prompt),)
     if arguments.system:
         messages = (ChatMessage("system", arguments.system), *messages)
     return GenerationRequest(
         model="",
         prompt=messages,
-        sampling=SamplingParams(**chosen),
+        sampling=SamplingParams(**sampling(arguments)),
         max_tokens=arguments.max_tokens,
     )
 
@@ -224,19 +284,31 @@ def _print_stats(finished: Finished, slices: list[dict[str, object]]) -> None:
     from kwaai.cli.output import print_table
 
     timings = finished.timings
-    decoded = max(0, finished.completion_tokens - 1)  # the first comes with the prefill
-    rows = [
-        _stage("prefill", finished.prompt_tokens, timings.prefill_s),
-        _stage("decode", decoded, timings.decode_s),
-    ]
-    stages = ("Stage", "Tokens", "ms", "ms/token", "tokens/s")
-    print_table(stages, rows, right=stages[1:], stream=sys.stderr)
-    print(f"first token after {timings.first_token_s * 1000:.0f} ms", file=sys.stderr)
+    print_stages(
+        finished.prompt_tokens,
+        finished.completion_tokens,
+        timings.prefill_s,
+        timings.decode_s,
+        timings.first_token_s,
+    )
     columns = ("Slice", "Worker", "Prefill ms", "Decode ms p50", "Decode ms p99")
     keys = ("range", "worker", "prefill_ms", "decode_ms_p50", "decode_ms_p99")
     table = [tuple(_cell(row.get(key)) for key in keys) for row in slices]
     if table:
         print_table(columns, table, right=columns[2:], stream=sys.stderr)
+
+
+def print_stages(
+    prompt_tokens: int, answer_tokens: int, prefill_s: float, decode_s: float, first_token_s: float
+) -> None:
+    """Print how long reading the prompt and making the answer took, to standard error."""
+    from kwaai.cli.output import print_table
+
+    decoded = max(0, answer_tokens - 1)  # the first comes with the prefill
+    rows = [_stage("prefill", prompt_tokens, prefill_s), _stage("decode", decoded, decode_s)]
+    stages = ("Stage", "Tokens", "ms", "ms/token", "tokens/s")
+    print_table(stages, rows, right=stages[1:], stream=sys.stderr)
+    print(f"first token after {first_token_s * 1000:.0f} ms", file=sys.stderr)
 
 
 def _stage(name: str, tokens: int, seconds: float) -> tuple[str, str, str, str, str]:

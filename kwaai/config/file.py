@@ -1,7 +1,8 @@
 """`config.yaml` as text: reading its keys with their lines, and changing one line of it.
 
 Does not know which keys exist or what they mean (`kwaai.config.model`). The file is one mapping of
-names to single values, so it is read from YAML's events: no aliases, tags, nesting or objects.
+names to single values, or to flat lists of them, so it is read from YAML's events: no aliases,
+tags, nesting or objects.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ class Entry:
     """One `key: value` of the file."""
 
     text: str | None
-    """The value's text, unquoted; None for YAML's null."""
+    """The value's text, unquoted, a list's with commas between them; None for YAML's null."""
     line: int
     """1-based."""
     start: int
     """The value's place in the file's text, in characters: `start <= i < stop`."""
     stop: int
     is_block: bool
-    """Whether it is written as a block scalar (`|` or `>`)."""
+    """Whether it is written as a block scalar (`|` or `>`), which ends with its line."""
 
 
 def load_text(path: Path) -> str:
@@ -57,10 +58,13 @@ def load_text(path: Path) -> str:
         raise ConfigError(f"{path.name}:{line}: not UTF-8 text") from error
 
 
-def parse_entries(text: str, name: str) -> dict[str, Entry]:
-    """Parse a config.yaml; `name` is what messages call it. Raises ConfigError naming the line."""
+def parse_entries(text: str, name: str, lists: frozenset[str] = frozenset()) -> dict[str, Entry]:
+    """Parse a config.yaml; `name` is what messages call it, `lists` the keys that may have a list.
+
+    Raises ConfigError naming the line.
+    """
     try:
-        return _entries(text, name)
+        return _entries(text, name, lists)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -70,7 +74,7 @@ def parse_entries(text: str, name: str) -> dict[str, Entry]:
         raise ConfigError(f"{name}:{line}: a character that YAML does not allow") from error
 
 
-def _entries(text: str, name: str) -> dict[str, Entry]:
+def _entries(text: str, name: str, lists: frozenset[str]) -> dict[str, Entry]:
     events = (e for e in yaml.parse(text, Loader=yaml.SafeLoader) if not isinstance(e, _FRAME))
     entries: dict[str, Entry] = {}
     first = next(events, None)
@@ -87,6 +91,9 @@ def _entries(text: str, name: str) -> dict[str, Entry]:
             before = entries[key_text].line
             raise _refuse(name, key, f"{key_text!r} is set twice (first on line {before})")
         value = next(events)
+        if isinstance(value, yaml.SequenceStartEvent) and key_text in lists:
+            entries[key_text] = _list_entry(events, value, key, name)
+            continue
         value_text = _scalar(value, name, f"{key_text!r} takes one plain value")
         assert isinstance(value, yaml.ScalarEvent)
         start, stop = _span(value)
@@ -100,6 +107,27 @@ def _entries(text: str, name: str) -> dict[str, Entry]:
         )
     _expect_end(events, name)
     return entries
+
+
+def _list_entry(
+    events: Iterator[yaml.Event], first: yaml.SequenceStartEvent, key: yaml.Event, name: str
+) -> Entry:
+    if first.anchor:
+        raise _refuse(name, first, "anchors (&name) are not allowed")
+    if first.tag:
+        raise _refuse(name, first, f"tags ({first.tag}) are not allowed")
+    items: list[str] = []
+    start, stop = _span(first)
+    for item in events:
+        if isinstance(item, yaml.SequenceEndEvent):
+            stop = _span(item)[1] if first.flow_style else stop
+            break
+        text = _scalar(item, name, "a list takes plain values")
+        if not text or "," in text:
+            raise _refuse(name, item, "a value in a list must not be empty or hold a comma")
+        items.append(text)
+        stop = _span(item)[1]
+    return Entry(",".join(items), _line(key), start, stop, is_block=False)
 
 
 _FRAME = (
@@ -136,24 +164,26 @@ def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
-def _span(event: yaml.ScalarEvent) -> tuple[int, int]:
+def _span(event: yaml.Event) -> tuple[int, int]:
     if event.start_mark is None or event.end_mark is None:
-        raise AssertionError("the parser marks every scalar")
+        raise AssertionError("the parser marks every value")
     return event.start_mark.index, event.end_mark.index
 
 
-def replace_value(text: str, name: str, key: str, value: str | None) -> str:
+def replace_value(
+    text: str, name: str, key: str, value: str | None, lists: frozenset[str] = frozenset()
+) -> str:
     """Return the file's text with `key` set to `value` (None: null), other lines as they were.
 
     A key that is not in the file takes the place of the template's line `#key: ...`, or comes last.
     Raises ConfigError where the text is invalid, or written so that no line can be changed alone.
     """
-    before = parse_entries(text, name)
+    before = parse_entries(text, name, lists)
     written = _encode_scalar(value)
     entry = before.get(key)
     after = _with_entry(text, entry, written) if entry else _with_new_line(text, key, written)
     try:
-        entries = parse_entries(after, name)
+        entries = parse_entries(after, name, lists)
     except ConfigError:
         entries = {}
     wanted = {k: e.text for k, e in before.items()} | {key: value}

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from kwaai import atomic
 from kwaai.config import file as config_file
-from kwaai.config.model import KEYS, Config, optional_keys, show_value
+from kwaai.config.model import KEYS, LIST_KEYS, Config, optional_keys, show_value
 from kwaai.errors import ConfigError, UserError
 
 ENVIRONMENT_PREFIX = "KWAAINET_"
@@ -114,7 +114,7 @@ def set_value(path: Path, key: str, text: str) -> Change:
             before = Setting(key, "(invalid)", Source.FILE, "")
         value = _validate({key: _Raw(text, Source.FLAG, key)}).__dict__[key]
         stored = None if value is None else show_value(key, value)
-        content = config_file.replace_value(content, path.name, key, stored)
+        content = config_file.replace_value(content, path.name, key, stored, LIST_KEYS)
         _validate(_from_text(content, path.name))
         atomic.write_atomic(path.resolve(), content.encode("utf-8"))
     return Change(key, before.text, show_value(key, value), before.source)
@@ -130,7 +130,7 @@ def unknown_key(key: str) -> str:
 
 def _from_text(text: str, name: str) -> dict[str, _Raw]:
     raw: dict[str, _Raw] = {}
-    for key, entry in config_file.parse_entries(text, name).items():
+    for key, entry in config_file.parse_entries(text, name, LIST_KEYS).items():
         origin = f"{name}:{entry.line}"
         if key not in KEYS:
             raise ConfigError(f"{origin}: {unknown_key(key)}", param=key)
@@ -178,7 +178,8 @@ def _reason(details: ErrorDetails) -> str:
         case "less_than_equal":
             return f"must be at most {limits['le']}"
         case "too_long" | "string_too_long":
-            return f"must have at most {limits['max_length']} characters"
+            units = "entries" if limits.get("field_type") == "Tuple" else "characters"
+            return f"must have at most {limits['max_length']} {units}"
         case "too_short" | "string_too_short":
             return "must not be empty"
         case "bool_parsing" | "bool_type":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import getpass
 import platform
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -74,6 +75,45 @@ def _absolute(path: Path) -> Path:
 
 FilePath = Annotated[Path, AfterValidator(_expand)]
 
+_PEER_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]+")
+_LINK_HOST = re.compile(r"[A-Za-z0-9._-]{1,190}|\[[0-9A-Fa-f:.]{2,45}\]")
+_PORT = re.compile(r"[0-9]{1,5}")
+_SERVED = re.compile(r"none|auto|(\d{1,4}):(\d{1,4})")
+
+
+def _addresses(value: object) -> object:
+    """Split `a, b`, which a YAML list has become too; `none` is no address."""
+    if not isinstance(value, str):
+        return () if value is None else value
+    words = value.replace(",", " ").split()
+    return () if len(words) == 1 and words[0].lower() in NOTHING else tuple(words)
+
+
+def _check_addresses(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _PEER_ADDRESS.fullmatch(value):
+            raise ValueError(
+                "must be addresses such as /ip4/192.0.2.1/tcp/8080/p2p/12D3... (see: kwaainet "
+                "p2p info)"
+            )
+    return tuple(dict.fromkeys(values))
+
+
+def _check_links(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        host, _, port = value.rpartition(":")
+        number = int(port) if _PORT.fullmatch(port) else 0
+        if not _LINK_HOST.fullmatch(host) or not 0 < number < 65_536:
+            raise ValueError("must be addresses such as 203.0.113.7:8081 or [2001:db8::7]:8081")
+    return tuple(dict.fromkeys(values))
+
+
+def _check_served(value: str) -> str:
+    found = _SERVED.fullmatch(value)
+    if not found or (found[1] and not int(found[1]) < int(found[2]) <= limits.BLOCKS_MAX):
+        raise ValueError("must be none, auto, or START:STOP with START below STOP, such as 8:16")
+    return value
+
 
 class Config(BaseModel):
     """Every setting of a node, validated."""
@@ -104,11 +144,11 @@ class Config(BaseModel):
     )
     api_host: Text = Field(
         default="127.0.0.1",
-        description="The address that `serve` listens on. Any other than a loopback address needs "
+        description="The address that the API listens on. Any other than a loopback address needs "
         "`api_key_file`.",
     )
     api_port: Annotated[int, Field(ge=0, le=65_535), WHOLE] = Field(
-        default=11435, description="The TCP port that `serve` listens on. 0: a free one."
+        default=11435, description="The TCP port that the API listens on. 0: a free one."
     )
     api_key_file: Annotated[FilePath | None, OR_NONE] = Field(
         default=None,
@@ -142,15 +182,78 @@ class Config(BaseModel):
         default=None,
         description="The identity key file. `none`: `identity.key` in the node's home.",
     )
+    port: Annotated[int, Field(ge=0, le=65_535), WHOLE] = Field(
+        default=8080,
+        description="The TCP port on which other nodes find this one (libp2p). 0: a free one.",
+    )
+    link_port: Annotated[Annotated[int, Field(ge=0, le=65_535), WHOLE] | None, OR_NONE] = Field(
+        default=None,
+        description="The TCP port for the encrypted links over which other nodes send work. "
+        "`auto`: the one after `port`, or a free one where that is 0.",
+    )
+    announce_links: Annotated[
+        tuple[str, ...],
+        Field(max_length=limits.LINK_ADDRESSES_MAX),
+        BeforeValidator(_addresses),
+        AfterValidator(_check_links),
+    ] = Field(
+        default=(),
+        description="Where others reach `link_port`, as `host:port` with commas between them, if "
+        "that is no address of this machine: behind a router that forwards a port.",
+    )
+    listen_host: Text = Field(
+        default="0.0.0.0",
+        description="The address on which `port` and `link_port` listen; `127.0.0.1` keeps the "
+        "node to this machine.",
+    )
+    bootstrap_peers: Annotated[
+        tuple[str, ...],
+        Field(max_length=limits.BOOTSTRAP_PEERS_MAX),
+        BeforeValidator(_addresses),
+        AfterValidator(_check_addresses),
+    ] = Field(
+        default=(),
+        description="Addresses of nodes to connect to first, which know the others: "
+        "`/ip4/<address>/tcp/<port>/p2p/<peer id>`, with commas between them, or as a YAML list.",
+    )
+    mdns: bool = Field(
+        default=True,
+        description="Find other nodes on the local network, and be found there (multicast DNS).",
+    )
+    serve: Annotated[Text, AfterValidator(_check_served)] = Field(
+        default="none",
+        description="Which layers of `model` this node runs for others: `none`, `START:STOP` "
+        "(START included, STOP not), or `auto`: what the swarm lacks most and this machine can "
+        "hold.",
+    )
+    route: Literal["auto", "alone", "peer", "split"] = Field(
+        default="auto",
+        description="Who answers this node's prompts: this machine `alone`, one `peer` for all "
+        "the middle layers, several (`split`), or whatever is predicted to be fastest (`auto`).",
+    )
+    home_blocks: Annotated[
+        Annotated[int, Field(ge=1, le=limits.BLOCKS_MAX), WHOLE] | None, OR_NONE
+    ] = Field(
+        default=None,
+        description="Layers that this node runs itself in answers over peers, the first and the "
+        "last ones together, at most. `auto`: as many as fit and make the answer faster.",
+    )
+    privacy: Literal["private", "fast"] = Field(
+        default="private",
+        description="`private`: this machine runs the first and the last layers, so no other sees "
+        "text, tokens or logits. `fast`: the last peer samples, and sees the answer.",
+    )
 
 
 KEYS: tuple[str, ...] = tuple(Config.model_fields)
+LIST_KEYS: frozenset[str] = frozenset({"bootstrap_peers", "announce_links"})
+"""The keys that config.yaml may give as a list too."""
 
 
 @functools.cache
 def optional_keys() -> frozenset[str]:
-    """Return the keys that may have no value, written `auto` (numbers) or `none` (paths)."""
-    return frozenset(
+    """Return the keys that may have no value, written `auto` (numbers) or `none` (paths, lists)."""
+    return LIST_KEYS | frozenset(
         name
         for name, field in Config.model_fields.items()
         if field.default is None and field.default_factory is None
@@ -163,4 +266,6 @@ def show_value(key: str, value: object) -> str:
         return "none" if key in ("api_key_file", "identity_key") else "auto"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
     return str(value)

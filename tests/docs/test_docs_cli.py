@@ -33,7 +33,9 @@ def test_every_command_has_a_section() -> None:
     page = (ROOT / "docs/cli.md").read_text("utf-8")
     for command in (
         *("setup", "config show", "config set", "identity show", "shard run", "shard download"),
-        *("shard status", "models list", "models manifest", "serve", "bench", "help"),
+        *("shard chain", "shard gap", "shard serve", "p2p info", "p2p peers", "p2p ping"),
+        *("p2p connect", "shard status", "models list", "models manifest", "serve", "bench"),
+        "help",
     ):
         assert f"\n## kwaainet {command}\n" in page
 

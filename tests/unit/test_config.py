@@ -14,6 +14,10 @@ from kwaai.config.file import parse_entries, replace_value
 from kwaai.config.load import set_value
 from kwaai.errors import ConfigError, UserError
 
+PEER_A = "/ip4/192.0.2.1/tcp/8080/p2p/12D3KooWGBfqLAFfDnsaRCT5Zt4Xf1bXAi7xYXcAzCKQxCfCPPnw"
+PEER_B = "/dns4/node.example/tcp/1/p2p/12D3KooWGBfqLAFfDnsaRCT5Zt4Xf1bXAi7xYXcAzCKQxCfCPPnw"
+LINKS = ("a.b:81", "[2001:db8::7]:81")
+
 
 def load(text: str, tmp_path: Path, **more: object) -> LoadedConfig:
     path = tmp_path / "config.yaml"
@@ -73,6 +77,19 @@ def test_variables_that_mean_nothing_are_named(tmp_path: Path) -> None:
         ("{model: x, slices: 3}\n", "slices", 3),
         ("model: |\n  block\n", "model", "block"),
         ("api_key_file: /k\n", "api_key_file", Path("/k")),
+        ("bootstrap_peers:\n", "bootstrap_peers", ()),
+        ("bootstrap_peers: none\n", "bootstrap_peers", ()),
+        ("bootstrap_peers: []\n", "bootstrap_peers", ()),
+        (f"bootstrap_peers: {PEER_A}\n", "bootstrap_peers", (PEER_A,)),
+        (f"bootstrap_peers: {PEER_A}, {PEER_B}\n", "bootstrap_peers", (PEER_A, PEER_B)),
+        (f"bootstrap_peers: [{PEER_A}, '{PEER_B}']\n", "bootstrap_peers", (PEER_A, PEER_B)),
+        (f"bootstrap_peers:\n  - {PEER_A}\n  - {PEER_A}\n", "bootstrap_peers", (PEER_A,)),
+        ("serve: 8:16\n", "serve", "8:16"),
+        ("serve: auto\n", "serve", "auto"),
+        ("link_port: auto\n", "link_port", None),
+        ("announce_links: none\n", "announce_links", ()),
+        ("announce_links: [a.b:81, '[2001:db8::7]:81']\n", "announce_links", LINKS),
+        ("link_port: 0\n", "link_port", 0),
     ],
 )
 def test_accepted(text: str, key: str, value: object, tmp_path: Path) -> None:
@@ -104,6 +121,20 @@ def test_accepted(text: str, key: str, value: object, tmp_path: Path) -> None:
         ("identity_key: my.key\n", "config.yaml:1: identity_key: must be an absolute path"),
         ("log_level: loud\n", "config.yaml:1: log_level: should be 'debug', 'info'"),
         ('model: "a\\nb"\n', "config.yaml:1: model: must be one line of printable characters"),
+        ("serve: 8:8\n", "config.yaml:1: serve: must be none, auto, or START:STOP"),
+        ("serve: 8-16\n", "config.yaml:1: serve: must be none, auto, or START:STOP"),
+        ("announce_links: 1.2.3.4\n", "config.yaml:1: announce_links: must be addresses such as"),
+        ("announce_links: a:0\n", "config.yaml:1: announce_links: must be addresses such as"),
+        ("announce_links: ::1:81\n", "config.yaml:1: announce_links: must be addresses such as"),
+        ("route: all\n", "config.yaml:1: route: should be 'auto', 'alone', 'peer' or 'split'"),
+        ("bootstrap_peers: 1.2.3.4\n", "config.yaml:1: bootstrap_peers: must be addresses"),
+        (f"bootstrap_peers: {PEER_A}/x\n", "config.yaml:1: bootstrap_peers: must be addresses"),
+        ("bootstrap_peers: [[a]]\n", "config.yaml:1: a list takes plain values, not a list"),
+        ("bootstrap_peers: [a: b]\n", "config.yaml:1: a list takes plain values, not a list"),
+        ("bootstrap_peers: ['a,b']\n", "config.yaml:1: a value in a list must not be empty or"),
+        ("bootstrap_peers: &a [b]\n", "config.yaml:1: anchors (&name) are not allowed"),
+        ("bootstrap_peers: !x [b]\n", "config.yaml:1: tags (!x) are not allowed"),
+        ("bootstrap_peers: [*a]\n", "config.yaml:1: aliases (*name) are not allowed"),
         ("model: [a, b]\n", "config.yaml:1: 'model' takes one plain value, not a list or mapping"),
         ("model:\n  a: b\n", "config.yaml:2: 'model' takes one plain value, not a list or mapping"),
         ("- a\n", "config.yaml:1: expected lines of the form `key: value`"),
@@ -208,6 +239,24 @@ class TestSet:
     )
     def test_every_style(self, before: str, after: str) -> None:
         assert replace_value(before, "config.yaml", "model", "new") == after
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            (f"bootstrap_peers: [{PEER_B}] # mine\n", f"bootstrap_peers: {PEER_A} # mine\n"),
+            (
+                f"bootstrap_peers:\n  - {PEER_B}  # mine\n# next\nslices: 2\n",
+                f"bootstrap_peers:\n  {PEER_A}  # mine\n# next\nslices: 2\n",
+            ),
+        ],
+    )
+    def test_a_list(self, before: str, after: str, tmp_path: Path) -> None:
+        path = tmp_path / "config.yaml"
+        path.write_text(before)
+        assert set_value(path, "bootstrap_peers", PEER_A).before == PEER_B
+        assert path.read_text() == after
+        assert set_value(path, "bootstrap_peers", "none").after == "none"
+        assert load_config(path, environment={}).config.bootstrap_peers == ()
 
     def test_null_and_back(self, tmp_path: Path) -> None:
         path = tmp_path / "config.yaml"

@@ -1,0 +1,369 @@
+"""The control API of a running node: its owner's programs ask over a Unix socket, `run/kwaai.sock`.
+
+JSON over HTTP; what takes long answers in lines, one JSON object each, an empty line as a sign of
+life, and `{"event": "error"}` instead of a status once it has begun. Whoever may open the socket
+(mode 0600) may ask: there is no key. Knows no network: a `NodeControl` does the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kwaai import limits
+from kwaai.api.bodies import parse_chat
+from kwaai.api.errors import encode_json, error_of_http, json_response
+from kwaai.api.jsonbody import read_json_body
+from kwaai.errors import KwaaiError, PeerError, UserError
+from kwaai.log import get_logger
+from kwaai.node.control import NodeControl, ServeRequest
+from kwaai.node.generate import Finished, GenerationRequest, Generator, PathReport
+from kwaai.store.unix_socket import listen_unix, remove_unix, socket_identity
+from kwaai.types import LayerRange
+
+NODE: web.AppKey[NodeControl] = web.AppKey("node", NodeControl)
+
+log = get_logger(__name__)
+
+_Block = Annotated[int, Field(ge=0, le=limits.BLOCKS_MAX)]
+_Model = Annotated[str, Field(max_length=limits.MODEL_NAME_CHARS_MAX)]
+_Seconds = Annotated[float, Field(ge=0, le=limits.CONTROL_WAIT_S_MAX)]
+_Text = Annotated[str, Field(min_length=1, max_length=limits.P2P_ADDRESS_CHARS_MAX)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class _Ping(_Body):
+    peer: _Text
+    timeout_s: _Seconds = limits.P2P_TIMEOUT_S
+
+
+class _Connect(_Body):
+    address: _Text
+    timeout_s: _Seconds = limits.P2P_TIMEOUT_S
+
+
+class _Chain(_Body):
+    model: _Model = ""
+    refresh: bool = True
+
+
+class _Range(_Body):
+    model: _Model = ""
+    start: _Block | None = None
+    stop: _Block | None = None
+
+    def layers(self) -> LayerRange | None:
+        if self.start is None and self.stop is None:
+            return None
+        if self.start is None or self.stop is None or self.start >= self.stop:
+            raise UserError("a range needs 'start' below 'stop'", param="start")
+        return LayerRange(self.start, self.stop)
+
+
+class _Answer(_Body):
+    chat: dict[str, Any]
+    """A body of /v1/chat/completions."""
+    route: Literal["auto", "alone", "peer", "split"] | None = None
+    privacy: Literal["private", "fast"] | None = None
+
+
+class _Grace(_Body):
+    grace_s: _Seconds = limits.HTTP_SHUTDOWN_GRACE_S
+
+
+def create_control_app(node: NodeControl) -> web.Application:
+    """Return the control API over `node`."""
+    app = web.Application(middlewares=[_observe])
+    app[NODE] = node
+    app.router.add_get("/control/status", _status)
+    app.router.add_get("/control/p2p", _p2p)
+    app.router.add_get("/control/peers", _peers)
+    app.router.add_post("/control/ping", _ping)
+    app.router.add_post("/control/connect", _connect)
+    app.router.add_post("/control/chain", _chain)
+    app.router.add_post("/control/serve", _serve)
+    app.router.add_post("/control/unserve", _unserve)
+    app.router.add_post("/control/answer", _answer)
+    app.router.add_post("/control/drain", _drain)
+    app.router.add_post("/control/stop", _stop)
+    return app
+
+
+@asynccontextmanager
+async def control_listening(node: NodeControl, path: Path) -> AsyncIterator[None]:
+    """Serve the control API at `path` inside the context. Raises NodeRunning, ConfigError."""
+    runner = web.AppRunner(
+        create_control_app(node),
+        handler_cancellation=True,  # a program that goes away ends its answer
+        shutdown_timeout=limits.HTTP_SHUTDOWN_GRACE_S,
+        access_log=None,
+    )
+    await runner.setup()
+    server = runner.server
+    assert server is not None  # set up above
+
+    def accept() -> asyncio.Protocol:
+        return _Closed() if len(server.connections) >= limits.CONTROL_CONNECTIONS_MAX else server()
+
+    try:
+        with listen_unix(path) as listener:
+            identity = socket_identity(path)
+            listening = await asyncio.get_running_loop().create_unix_server(accept, sock=listener)
+            log.info("control_listening", path=str(path))
+            try:
+                yield
+            finally:
+                remove_unix(path, identity)
+                listening.close()
+    finally:
+        await runner.cleanup()
+
+
+def to_json(value: Any) -> Any:
+    """Turn dataclasses, tuples and mappings into what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def error_json(error: KwaaiError) -> dict[str, Any]:
+    """Return an error so that `kwaai.cli.control` can raise it again."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "retry_after_s": error.retry_after_s,
+        "peer": error.peer if isinstance(error, PeerError) else None,
+    }
+
+
+async def _status(request: web.Request) -> web.Response:
+    return json_response(to_json(request.app[NODE].status()))
+
+
+async def _p2p(request: web.Request) -> web.Response:
+    return json_response(to_json(request.app[NODE].p2p_info()))
+
+
+async def _peers(request: web.Request) -> web.Response:
+    return json_response({"peers": to_json(request.app[NODE].peers())})
+
+
+async def _ping(request: web.Request) -> web.Response:
+    body = await _parse(request, _Ping)
+    rtt_s = await request.app[NODE].ping(body.peer, body.timeout_s)
+    return json_response({"rtt_s": rtt_s})
+
+
+async def _connect(request: web.Request) -> web.Response:
+    body = await _parse(request, _Connect)
+    return json_response({"peer": await request.app[NODE].connect(body.address, body.timeout_s)})
+
+
+async def _chain(request: web.Request) -> web.Response:
+    body = await _parse(request, _Chain)
+    return json_response(to_json(await request.app[NODE].chain(body.model, refresh=body.refresh)))
+
+
+async def _unserve(request: web.Request) -> web.StreamResponse:
+    body = await _parse(request, _Range)
+    layers = body.layers()
+
+    async def work(events: _Events) -> None:
+        withdrawn = await request.app[NODE].unserve(body.model, layers)
+        await events.put({"event": "withdrawn", "ranges": to_json(withdrawn)})
+
+    return await _stream(request, work)
+
+
+async def _serve(request: web.Request) -> web.StreamResponse:
+    body = await _parse(request, _Range)
+    wanted = ServeRequest(body.model, body.layers())
+
+    async def work(events: _Events) -> None:
+        def say(text: str) -> None:
+            events.push({"event": "note", "text": text})
+
+        served = await request.app[NODE].serve(wanted, say)
+        await events.put({"event": "served", **to_json(served)})
+
+    return await _stream(request, work)
+
+
+async def _drain(request: web.Request) -> web.StreamResponse:
+    body = await _parse(request, _Grace)
+
+    async def work(events: _Events) -> None:
+        cut = await request.app[NODE].drain(body.grace_s)
+        await events.put({"event": "drained", "cut_off": cut})
+
+    return await _stream(request, work)
+
+
+async def _stop(request: web.Request) -> web.Response:
+    body = await _parse(request, _Grace)
+    request.app[NODE].stop(body.grace_s)
+    return json_response({"stopping": True}, status=202)
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
+    body = await _parse(request, _Answer)
+    generator = request.app[NODE].generator
+    chat = dict(body.chat)
+    if not chat.get("model"):
+        cards = generator.models()
+        chat["model"] = cards[0].name if cards else "?"  # whatever: it says itself what is wrong
+    wanted = parse_chat(chat).requests[0]
+    wanted = dataclasses.replace(wanted, route=body.route, privacy=body.privacy)
+    return await _stream(request, lambda events: _generate(generator, wanted, events))
+
+
+async def _generate(generator: Generator, wanted: GenerationRequest, events: _Events) -> None:
+    for card in generator.models():
+        if wanted.model in (card.name, card.handle):
+            await events.put({"event": "model", **to_json(card)})
+
+    def on_path(path: PathReport) -> None:
+        events.push({"event": "path", **_path_json(path)})
+
+    wanted = dataclasses.replace(wanted, on_path=on_path)
+    async with contextlib.aclosing(generator.generate(wanted)) as items:
+        async for item in items:
+            if isinstance(item, Finished):
+                path = None if item.path is None else _path_json(item.path)
+                end = to_json(dataclasses.replace(item, path=None))
+                await events.put({"event": "finished", **end, "path": path})
+            elif item.text:
+                await events.put({"event": "delta", "text": item.text})
+
+
+def _path_json(path: PathReport) -> dict[str, Any]:
+    return {**to_json(path), "text": path.text}
+
+
+class _Events:
+    """What a long request has to say, until it is written. Made in the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(limits.STREAM_EVENTS_MAX)
+
+    async def put(self, event: dict[str, Any] | None) -> None:
+        """Add an event, None after the last; wait while the reader is slow."""
+        await self._queue.put(event)
+
+    def push(self, event: dict[str, Any]) -> None:
+        """Add an event from any thread, without waiting: dropped where the reader is slow."""
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            self._push(event)
+        else:
+            self._loop.call_soon_threadsafe(self._push, event)
+
+    def _push(self, event: dict[str, Any]) -> None:
+        with contextlib.suppress(asyncio.QueueFull):
+            self._queue.put_nowait(event)
+
+    async def get(self) -> dict[str, Any] | None:
+        return await self._queue.get()
+
+
+async def _stream(
+    request: web.Request, work: Callable[[_Events], Awaitable[None]]
+) -> web.StreamResponse:
+    """Write the events of `work` as lines; its failure is the last of them."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    events = _Events()
+    task = asyncio.create_task(_run(work, events))
+    try:
+        while (line := await _next_line(events)) is not None:
+            async with asyncio.timeout(limits.HTTP_WRITE_TIMEOUT_S):
+                await response.write(line)
+        await response.write_eof()
+    except (TimeoutError, ConnectionError):
+        if request.transport is not None:
+            request.transport.abort()  # the program has gone, or stopped reading
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    return response
+
+
+async def _next_line(events: _Events) -> bytes | None:
+    """The next event; an empty line where there is none for a while; None at the end."""
+    try:
+        async with asyncio.timeout(limits.CONTROL_HEARTBEAT_S):
+            event = await events.get()
+    except TimeoutError:
+        return b"\n"
+    return None if event is None else encode_json(event) + b"\n"
+
+
+async def _run(work: Callable[[_Events], Awaitable[None]], events: _Events) -> None:
+    try:
+        await work(events)
+    except KwaaiError as error:
+        await events.put({"event": "error", "error": error_json(error)})
+    except Exception:  # the service boundary: the node is somebody else's code
+        log.exception("control_request_failed")
+        await events.put({"event": "error", "error": error_json(_DEFECT)})
+    await events.put(None)
+
+
+_DEFECT = KwaaiError("the node failed on this request; `kwaainet logs` says why")
+_Parsed = TypeVar("_Parsed", bound=_Body)
+
+
+async def _parse(request: web.Request, shape: type[_Parsed]) -> _Parsed:
+    body = await read_json_body(request)
+    try:
+        return shape.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        param = ".".join(str(step) for step in first["loc"])
+        raise UserError(f"'{param}': {first['msg'].lower()}", param=param) from None
+
+
+@web.middleware
+async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn failures into JSON that `kwaai.cli.control` raises again."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise  # the program has gone; nobody to tell
+    except KwaaiError as error:
+        failure = error
+    except web.HTTPException as error:
+        failure = error_of_http(error, request)
+    except Exception:  # the service boundary
+        log.exception("control_request_failed")
+        failure = _DEFECT
+    return json_response({"error": error_json(failure)}, status=failure.http_status)
+
+
+class _Closed(asyncio.Protocol):
+    """Closes a connection at once: there are too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        log.warning("control_connection_refused", connections_max=limits.CONTROL_CONNECTIONS_MAX)
+        transport.close()

@@ -1,0 +1,192 @@
+"""Asks the running node of this home, over its Unix socket `run/kwaai.sock`.
+
+Standard library only, so that a command answers at once; blocking, every wait with a deadline. The
+other side is `kwaai.api.control`, the routes are in docs/protocol/control.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from kwaai.errors import (
+    KwaaiError,
+    NodeNotRunning,
+    PeerError,
+    ResourceError,
+    UserError,
+    error_from_code,
+)
+from kwaai.limits import CONTROL_LINE_BYTES_MAX, CONTROL_TIMEOUT_S, P2P_TIMEOUT_S
+from kwaai.store.home import Home
+from kwaai.store.unix_socket import connect_unix, control_socket
+
+Json = dict[str, Any]
+
+_START = "start one with: kwaainet start --daemon"
+
+
+class ControlClient:
+    """The running node of a home. Every method raises NodeNotRunning where there is none, and what
+    the node answered with otherwise.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._path = control_socket(home)
+        self._home = home.path
+
+    def is_running(self) -> bool:
+        """Say whether a node listens."""
+        try:
+            connect_unix(self._path, CONTROL_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
+
+    def status(self, timeout_s: float = CONTROL_TIMEOUT_S) -> Json:
+        """Return a NodeStatus."""
+        return self._ask("GET", "status", None, timeout_s)
+
+    def p2p_info(self) -> Json:
+        """Return a P2pInfo."""
+        return self._ask("GET", "p2p", None)
+
+    def peers(self) -> list[Json]:
+        """Return PeerRows."""
+        return list(self._ask("GET", "peers", None)["peers"])
+
+    def ping(self, peer: str, timeout_s: float = P2P_TIMEOUT_S) -> float:
+        """Return the seconds of one round trip to a peer."""
+        body = {"peer": peer, "timeout_s": timeout_s}
+        return float(self._ask("POST", "ping", body, timeout_s + CONTROL_TIMEOUT_S)["rtt_s"])
+
+    def connect(self, address: str, timeout_s: float = P2P_TIMEOUT_S) -> str:
+        """Connect to a multiaddress; return the PeerId there."""
+        body = {"address": address, "timeout_s": timeout_s}
+        return str(self._ask("POST", "connect", body, timeout_s + CONTROL_TIMEOUT_S)["peer"])
+
+    def chain(self, model: str = "", *, refresh: bool = True) -> Json:
+        """Return a ChainView."""
+        return self._ask("POST", "chain", {"model": model, "refresh": refresh})
+
+    def serve(self, model: str, start: int | None, stop: int | None) -> Generator[Json, None, None]:
+        """Yield notes, then `served`: a ServedRow. Without a range the node chooses."""
+        return self._stream("serve", {"model": model, "start": start, "stop": stop}, "served")
+
+    def unserve(
+        self, model: str, start: int | None, stop: int | None
+    ) -> Generator[Json, None, None]:
+        """Yield `withdrawn` with the ranges, once their sessions have ended."""
+        return self._stream("unserve", {"model": model, "start": start, "stop": stop}, "withdrawn")
+
+    def answer(
+        self, chat: Json, *, route: str | None, privacy: str | None
+    ) -> Generator[Json, None, None]:
+        """Yield `model`, `path`, `delta`, and last `finished`. Closing it ends the answer."""
+        return self._stream(
+            "answer", {"chat": chat, "route": route, "privacy": privacy}, "finished"
+        )
+
+    def drain(self, grace_s: float) -> Generator[Json, None, None]:
+        """Yield `drained` once no session is left, or the time is over."""
+        return self._stream("drain", {"grace_s": grace_s}, "drained")
+
+    def stop(self, grace_s: float) -> None:
+        """Tell the node to stop; it does so after this has returned."""
+        self._ask("POST", "stop", {"grace_s": grace_s})
+
+    def _ask(
+        self, method: str, route: str, body: Json | None, timeout_s: float = CONTROL_TIMEOUT_S
+    ) -> Json:
+        with self._request(method, route, body, timeout_s) as response:
+            data = response.read(CONTROL_LINE_BYTES_MAX + 1)
+            return _object(data)
+
+    def _stream(self, route: str, body: Json, last: str) -> Generator[Json, None, None]:
+        """Yield events up to the one called `last`. Raises what an `error` event tells."""
+        with self._request("POST", route, body, CONTROL_TIMEOUT_S) as response:
+            while line := response.readline(CONTROL_LINE_BYTES_MAX + 1):
+                if line == b"\n":
+                    continue
+                event = _object(line)
+                kind = event.get("event")
+                if kind == "error":
+                    raise _error_of(event)
+                yield event
+                if kind == last:
+                    return
+        raise ResourceError("the node ended in the middle of its answer; see: kwaainet logs")
+
+    @contextlib.contextmanager
+    def _request(
+        self, method: str, route: str, body: Json | None, timeout_s: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(self._path, timeout_s)
+        try:
+            connection.connect()
+        except OSError:
+            raise self._not_running() from None
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            headers = {} if data is None else {"Content-Type": "application/json"}
+            connection.request(method, f"/control/{route}", data, headers)
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise _error_of(_object(response.read(CONTROL_LINE_BYTES_MAX + 1)))
+            yield response
+        except TimeoutError:
+            raise ResourceError(
+                f"the node of {self._home} has not answered for {timeout_s:g} s; see: kwaainet "
+                "logs, and kwaainet restart"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ResourceError(
+                f"the node of {self._home} ended before it had answered; see: kwaainet logs"
+            ) from error
+        finally:
+            connection.close()
+
+    def _not_running(self) -> NodeNotRunning:
+        return NodeNotRunning(f"no node is running in {self._home}; {_START}")
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP to a Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path, self._timeout_s = path, timeout_s
+
+    def connect(self) -> None:
+        self.sock: socket.socket = connect_unix(self._path, self._timeout_s)
+
+
+def _object(data: bytes) -> Json:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ResourceError("the node's answer cannot be read: is it of another version?")
+    return value
+
+
+def _error_of(answer: Json) -> KwaaiError:
+    told = answer.get("error")
+    told = told if isinstance(told, dict) else {}
+    error = error_from_code(
+        str(told.get("code")),
+        str(told.get("message", "the node gave no reason")),
+        told.get("param"),
+    )
+    if isinstance(error, UserError) and error.code == "route_not_found":
+        return ResourceError("the running node is of another version; run: kwaainet restart")
+    error.retry_after_s = told.get("retry_after_s")
+    if isinstance(error, PeerError):
+        error.peer = told.get("peer")
+    return error

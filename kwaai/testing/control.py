@@ -1,0 +1,189 @@
+"""A `NodeControl` that says what it is told to, and a thread that serves it on a real socket.
+
+No network and no model. Edit the fake's fields like data; what was asked is in `calls`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kwaai.api.control import control_listening
+from kwaai.errors import KwaaiError
+from kwaai.node.control import (
+    ChainRow,
+    ChainView,
+    NodeStatus,
+    P2pInfo,
+    PeerRow,
+    Say,
+    ServedRow,
+    ServeRequest,
+    ServiceRow,
+    chain_view,
+)
+from kwaai.node.generate import (
+    Finished,
+    GenerationRequest,
+    HopReport,
+    PathReport,
+    TextDelta,
+)
+from kwaai.testing.generator import CARD, FakeGenerator
+from kwaai.types import LayerRange
+
+PEERS = tuple(f"12D3KooWFakePeer{letter}" for letter in "ABC")
+PATH = PathReport(
+    route="split",
+    privacy="private",
+    hops=(
+        HopReport("here", "", LayerRange(0, 1), "f32", (0.5, 0.75), None, (0.1, 0.2)),
+        HopReport("amber", PEERS[0], LayerRange(1, 4), "f16", (1.25, 2.0), (0.05, 0.1), None),
+        HopReport("here", "", LayerRange(4, 8), "", None),
+    ),
+    predicted_tokens_s={"alone": None, "peer": 12.34, "split": 23.45},
+    tried=("peer birch was busy",),
+)
+
+
+class PathGenerator(FakeGenerator):
+    """A FakeGenerator that chooses a path too."""
+
+    path: PathReport | None = PATH
+
+    async def generate(
+        self, request: GenerationRequest
+    ) -> AsyncGenerator[TextDelta | Finished, None]:
+        if self.path is not None and request.on_path is not None:
+            request.on_path(self.path)
+        async with contextlib.aclosing(super().generate(request)) as items:
+            async for item in items:
+                yield replace(item, path=self.path) if isinstance(item, Finished) else item
+
+
+def chain_row(index: int, start: int, stop: int, state: str = "online") -> ChainRow:
+    names = ("amber", "birch", "cedar")
+    layers = LayerRange(start, stop)
+    return ChainRow(layers, PEERS[index], names[index], "0.1.0", state, 0.0004, False, 4, 0.001)
+
+
+@dataclass
+class FakeNode:
+    """A running node."""
+
+    generator: PathGenerator = field(default_factory=PathGenerator)
+    rows: list[ChainRow] = field(default_factory=lambda: [chain_row(0, 1, 3), chain_row(1, 5, 7)])
+    known: list[PeerRow] = field(
+        default_factory=lambda: [
+            PeerRow(
+                PEERS[0], "amber", "0.1.0", True, "direct", 0.0004, 1e8, ("demo [1,3) online",)
+            ),
+            PeerRow(PEERS[1], "birch\x1b[2J", "0.1.0", False, "none", None, None, (), 12.0),
+        ]
+    )
+    blocks_max: int = 3
+    refusal: Exception | None = None
+    """Raised by whatever is asked next."""
+    rtts: list[float | KwaaiError] = field(default_factory=lambda: [0.002, 0.001, 0.004, 0.003])
+    gate: asyncio.Event | None = None
+    """If set, `serve` and `drain` wait for it."""
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+
+    def _called(self, *call: object) -> None:
+        self.calls.append(call)
+        if self.refusal is not None:
+            raise self.refusal
+
+    def status(self) -> NodeStatus:
+        self._called("status")
+        services = (ServiceRow("api", "running"), ServiceRow("libp2p", "backoff", 2, "port in use"))
+        return NodeStatus(
+            "online", PEERS[2], "cedar", "0.1.0", 42, 3.5, 0.01, 50_000_000, None, 2, 1, services
+        )
+
+    def p2p_info(self) -> P2pInfo:
+        self._called("p2p_info")
+        listen = (f"/ip4/192.0.2.1/tcp/8080/p2p/{PEERS[2]}",)
+        return P2pInfo(PEERS[2], "cedar", listen, ("192.0.2.1:8081",), (), 2, 3)
+
+    def peers(self) -> tuple[PeerRow, ...]:
+        self._called("peers")
+        return tuple(self.known)
+
+    async def ping(self, peer: str, timeout_s: float) -> float:
+        self._called("ping", peer, timeout_s)
+        rtt = self.rtts.pop(0)
+        if isinstance(rtt, KwaaiError):
+            raise rtt
+        return rtt
+
+    async def connect(self, address: str, timeout_s: float) -> str:
+        self._called("connect", address, timeout_s)
+        return PEERS[0]
+
+    async def chain(self, model: str, *, refresh: bool) -> ChainView:
+        self._called("chain", model, refresh)
+        return chain_view(CARD.name, CARD.handle, 8, self.rows, self.blocks_max)
+
+    async def serve(self, request: ServeRequest, say: Say) -> ServedRow:
+        self._called("serve", request)
+        say("cutting 2 layers")
+        await asyncio.to_thread(say, "loading 2 layers")
+        if self.gate is not None:
+            await self.gate.wait()
+        layers = request.layers or LayerRange(3, 5)
+        return ServedRow(CARD.name, CARD.handle, 8, layers, False, "online", 0, 4, 0.0015)
+
+    async def unserve(self, model: str, layers: LayerRange | None) -> tuple[LayerRange, ...]:
+        self._called("unserve", model, layers)
+        return (layers or LayerRange(1, 3),)
+
+    async def drain(self, grace_s: float) -> int:
+        self._called("drain", grace_s)
+        if self.gate is not None:
+            await self.gate.wait()
+        return 1
+
+    def stop(self, grace_s: float) -> None:
+        self._called("stop", grace_s)
+
+
+@contextlib.contextmanager
+def serving(node: FakeNode, path: Path) -> Iterator[asyncio.AbstractEventLoop]:
+    """Serve `node` at `path` from a thread, as another process would; yield the thread's loop."""
+    loop = asyncio.new_event_loop()
+    ready, ended = threading.Event(), asyncio.Event()
+    problems: list[BaseException] = []
+
+    async def live() -> None:
+        try:
+            async with control_listening(node, path):
+                ready.set()
+                await ended.wait()
+        except BaseException as error:
+            problems.append(error)
+            raise
+        finally:
+            ready.set()
+
+    def run() -> None:
+        with contextlib.suppress(Exception):  # told below
+            loop.run_until_complete(live())
+        loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(10), "the control socket did not come up"
+    try:
+        if problems:
+            raise problems[0]
+        yield loop
+    finally:
+        with contextlib.suppress(RuntimeError):  # closed: it has failed
+            loop.call_soon_threadsafe(ended.set)
+        thread.join(10)
+        assert not thread.is_alive(), "the control socket did not close"
