@@ -6,12 +6,13 @@ obeys the same protocol is `kwaai.testing.generator`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from kwaai.inference.sampling import SamplingParams
-from kwaai.types import ModelHandle
+from kwaai.placement.paths import Privacy, Route
+from kwaai.types import LayerRange, ModelHandle
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 FinishReason: TypeAlias = Literal["stop", "length"]
@@ -24,6 +25,53 @@ class ChatMessage:
 
     role: Role
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class HopReport:
+    """What one part of a path did in one answer. Milliseconds are of decode steps: median and 99th
+    percentile; None where there were none.
+    """
+
+    name: str
+    """`here`, or what the peer calls itself."""
+    peer: str
+    """Its PeerId; empty for this node's own parts."""
+    layers: LayerRange
+    dtype: str
+    """How rows leave it: `f32` or `f16`; empty where none do."""
+    compute_ms: tuple[float, float] | None = None
+    queue_ms: tuple[float, float] | None = None
+    """From the arrival of a step until its rows are there, less the computing."""
+    link_ms: tuple[float, float] | None = None
+    """Encoding, and handing to the link to the next part. What travelling takes is in
+    `PathReport.links_ms`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class PathReport:
+    """Which path answers (before the answer), and how it went (after it)."""
+
+    route: Route
+    """What was taken: `alone`, `peer` or `split`."""
+    privacy: Privacy
+    hops: tuple[HopReport, ...]
+    predicted_tokens_s: Mapping[str, float | None]
+    """Keys `alone`, `peer`, `split`; None for what cannot be."""
+    tried: tuple[str, ...] = ()
+    """What went wrong with the paths that were tried before this one."""
+    token_ms: tuple[float, float] | None = None
+    """Of a decode step, from token to logits: median and 99th percentile."""
+    links_ms: tuple[float, float] | None = None
+    """Of that, what is left of the way through the hops after what they say: all links together."""
+    added_ms: tuple[float, float] | None = None
+    """Of `token_ms`, what is left after the computing of all parts: what the cut costs."""
+
+    @property
+    def text(self) -> str:
+        """The parts in order: `here [0,2) -> amber [2,6) -> here [6,8)`."""
+        return " -> ".join(f"{hop.name} {hop.layers}" for hop in self.hops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +89,12 @@ class GenerationRequest:
     """The answer ends before the first of these that it would contain."""
     ignore_eos: bool = False
     """Go on past end-of-generation tokens (benchmarks)."""
+    route: Route | None = None
+    """None: the node's setting. A generator with one model on one machine knows no other route."""
+    privacy: Privacy | None = None
+    """None: the node's setting."""
+    on_path: Callable[[PathReport], None] | None = None
+    """Told which path is taken, before anything is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +138,8 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     timings: Timings
+    path: PathReport | None = None
+    """Where the generator chooses among paths."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ from kwaai.wire.shard import (
     Open,
     Opened,
     Privacy,
+    Probe,
+    Progress,
     Refused,
     RefusedReason,
     encode,
@@ -130,6 +132,8 @@ CONTROL: st.SearchStrategy[Control] = st.one_of(
     ),
     st.builds(Close, SESSIONS, st.sampled_from(CloseReason)),
     st.builds(Cancel, SESSIONS, U64),
+    st.builds(Probe, SESSIONS),
+    st.builds(Progress, SESSIONS, st.integers(0, 63), U64, U64),
 )
 
 

@@ -1,0 +1,169 @@
+"""One answer's session on every part of its path: tokens in, logits (or sampled tokens) out.
+
+First part here, remote hops, last part here; or the whole model here. Chooses no path, samples
+nothing, knows no text. Prompts go in pieces, several under way, so that all parts work at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from kwaai.limits import SHARD_PIECE_TOKENS, SHARD_PREFILL_UNDERWAY_MAX
+from kwaai.node.parts import Part, Ran
+from kwaai.node.path_timings import PathTimings
+from kwaai.node.remote import RemotePlan, RemoteSession
+from kwaai.node.requesters import Requesters
+from kwaai.wire.messages import CloseReason
+from kwaai.wire.requester import Result
+from kwaai.wire.step import StepKind, Timing, Tokens
+from kwaai.wire.tensors import Rows
+
+Output: TypeAlias = "Rows | tuple[int, ...]"
+"""Logits, float32 (outputs, vocab); or, in fast mode, what the last hop sampled."""
+
+
+class AnswerPath:
+    """One answer under way. `open` it, and `close` it in the end, also when that failed."""
+
+    def __init__(self, first: Part, last: Part | None) -> None:
+        """`first` takes tokens. `last` gives logits; None where `first` does, or a hop samples."""
+        self.first, self.last = first, last
+        self.remote: RemoteSession | None = None
+        self.position = 0
+        self.timings = PathTimings()
+        self._first_key, self._last_key = ("home", id(self), 0), ("home", id(self), 1)
+        self._loose: deque[asyncio.Future[Ran]] = deque()
+        self._arrived: tuple[float, tuple[Timing, ...]] = (0.0, ())
+
+    async def open(self, requesters: Requesters, plan: RemotePlan | None) -> None:
+        """Open a session on every part. Raises Busy, WorkerLost, and PeerError with a name."""
+        await self.first.open(self._first_key)
+        if self.last is not None:
+            await self.last.open(self._last_key)
+        if plan is not None:
+            self.remote = await requesters.open(plan, self._take)
+
+    async def close(self, reason: CloseReason = CloseReason.DONE) -> None:
+        """End the session everywhere. Idempotent."""
+        if self.remote is not None:
+            self.remote.close(reason)
+        for future in self._loose:
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # whoever waited for it has gone
+        self._loose.clear()
+        closing = [self.first.close(self._first_key)]
+        if self.last is not None:
+            closing.append(self.last.close(self._last_key))
+        # Whoever waits may be cancelled a second time; both parts are given back all the same.
+        await asyncio.shield(asyncio.gather(*closing))
+
+    # Steps. One caller at a time.
+
+    async def prefill(self, tokens: Sequence[int]) -> Output:
+        """Append a prompt; return the output of its last token.
+
+        Pieces are as long as a batch (as stock llama.cpp's are, so the same numbers come out), or
+        shorter for a long prompt through other machines, so that they work at the same time.
+        """
+        size = self._piece_tokens(len(tokens))
+        pieces = [tokens[at : at + size] for at in range(0, len(tokens), size)]
+        last = len(pieces) - 1
+        under_way: deque[asyncio.Future[Any]] = deque()
+        output: Output = ()
+        ahead = self._submit(pieces[0], int(last == 0))
+        for number, piece in enumerate(pieces):
+            ran = await ahead
+            if number < last:
+                ahead = self._submit(pieces[number + 1], int(number + 1 == last))
+            if self.remote is None:
+                output = ran.rows
+                continue
+            kind, outputs = StepKind.PREFILL, int(number == last)
+            under_way.append(await self.remote.send(kind, piece, ran.rows, outputs))
+            if len(under_way) > SHARD_PREFILL_UNDERWAY_MAX:
+                await self._finish(under_way.popleft())
+        while under_way:
+            output = await self._finish(under_way.popleft())
+        return output
+
+    async def decode(self, token: int) -> Output:
+        """Append one token; return its output."""
+        return await self._append(StepKind.DECODE, (token,))
+
+    async def verify(self, tokens: Sequence[int]) -> Output:
+        """Append several guessed tokens; return an output for each."""
+        return await self._append(StepKind.VERIFY, tokens)
+
+    async def rollback(self, position: int) -> None:
+        """Forget the positions from `position` on, in every part."""
+        await self.first.rollback(self._first_key, position)
+        if self.remote is not None:
+            await (await self.remote.rollback(position))
+        if self.last is not None:
+            await self.last.rollback(self._last_key, position)
+        self.position = position
+
+    async def _append(self, kind: StepKind, tokens: Sequence[int]) -> Output:
+        started_s = time.perf_counter()
+        ran = await self._submit(tokens, len(tokens))
+        if self.remote is None:
+            self.timings.add(time.perf_counter() - started_s, ran)
+            return ran.rows
+        sent_s = time.perf_counter()
+        future = await self.remote.send(kind, tokens, ran.rows, len(tokens))
+        answer = await future
+        arrived_s, hops = self._arrived
+        last = None
+        if isinstance(answer, asyncio.Future):
+            last = await answer
+        ended_s = time.perf_counter()
+        self.timings.add(ended_s - started_s, ran, arrived_s - sent_s, hops, last)
+        output: Output = answer if last is None else last.rows
+        return output
+
+    def _piece_tokens(self, count: int) -> int:
+        size = self.first.batch_tokens
+        if self.remote is None:
+            return size
+        if self.last is not None:
+            size = min(size, self.last.batch_tokens)
+        size = min(size, self.remote.piece_tokens)
+        return min(size, SHARD_PIECE_TOKENS) if count > size else size
+
+    def _submit(self, tokens: Sequence[int], outputs: int) -> asyncio.Future[Ran]:
+        """Give tokens to the first part."""
+        outputs = outputs if self.first.head else 0
+        data = np.array(tokens, np.int32)
+        future = self.first.submit(self._first_key, self.position, data, outputs)
+        self.position += len(tokens)
+        self._hold(future)
+        return future
+
+    def _take(self, result: Result) -> Any:
+        """Take an answer of the last hop, in the link's callback: the last part begins at once."""
+        self._arrived = time.perf_counter(), result.timings
+        if isinstance(result, Tokens):
+            return result.tokens
+        if result.rows is None:
+            return None
+        assert self.last is not None  # the requester's session has checked the layers
+        future = self.last.submit(self._last_key, result.position, result.rows, result.outputs)
+        self._hold(future)
+        return future
+
+    def _hold(self, future: asyncio.Future[Ran]) -> None:
+        """Remember a future until it is done: `close` looks after those that nobody waits for."""
+        while self._loose and self._loose[0].done():
+            self._loose.popleft()
+        self._loose.append(future)
+
+    async def _finish(self, future: asyncio.Future[Any]) -> Output:
+        answer = await future
+        output: Output = (await answer).rows if isinstance(answer, asyncio.Future) else answer
+        return output

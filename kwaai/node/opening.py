@@ -1,0 +1,230 @@
+"""From a request to a path that has read its prompt: chosen, opened, prefilled; or another one.
+
+Retries here and nowhere else, and only before the first token. Samples nothing, knows no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from credentials.keys import PeerId
+from kwaai.errors import KwaaiError, PathMissing, PeerError, PeerRefused
+from kwaai.inference.host import SliceHost
+from kwaai.limits import SHARD_PATH_TRIES_MAX
+from kwaai.log import get_logger
+from kwaai.node.answer_path import AnswerPath, Output
+from kwaai.node.avoid import AvoidList
+from kwaai.node.generate import HopReport, PathReport
+from kwaai.node.local_slices import LocalSlices
+from kwaai.node.path_timings import PartTimings, median_and_99th
+from kwaai.node.remote import RemotePlan
+from kwaai.node.requesters import Requesters
+from kwaai.node.routes import Chosen, Routes
+from kwaai.node.swarm_model import SwarmModel
+from kwaai.placement.paths import Privacy, Route
+from kwaai.types import LayerRange
+from kwaai.wire.messages import CloseReason
+from kwaai.wire.requester import HopPlan
+
+log = get_logger(__name__)
+
+HERE = "here"
+
+Outcome = Callable[[str, KwaaiError | None], None]
+"""Told (PeerId, None) when a peer has done its part of an answer, else (PeerId, what went wrong).
+The seam for evidence."""
+OnPath = Callable[[PathReport], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one answer needs of a path."""
+
+    model: SwarmModel
+    prompt: Sequence[int]
+    context_tokens: int
+    route: Route
+    privacy: Privacy
+    sampling: Mapping[str, Any]
+    """For a last hop that samples."""
+    on_path: OnPath | None = None
+
+
+@dataclass(eq=False, slots=True)
+class OpenPath:
+    """A path that has read its prompt. `PathOpener.close` it in the end."""
+
+    chosen: Chosen
+    privacy: Privacy
+    path: AnswerPath
+    hosts: list[SliceHost]
+    tried: tuple[str, ...]
+    output: Output = ()
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """The hops' peers, in order."""
+        return tuple(hop.peer for hop in self.chosen.path.hops)
+
+    def report(self) -> PathReport:
+        """Say which path this is, and how it has gone so far."""
+        path, timings, remote = self.chosen.path, self.path.timings, self.path.remote
+        hops: list[HopReport] = []
+        if path.first is not None:
+            dtype = "" if remote is None else remote.dtype.name.lower()
+            hops.append(_hop(HERE, "", path.first, dtype, timings.first))
+        for number, hop in enumerate(path.hops):
+            opened = None if remote is None else remote.opened.get(number)
+            samples = path.last is None and number == len(path.hops) - 1
+            dtype = "" if opened is None or samples else opened.dtype.name.lower()
+            part = timings.hops.get(number, PartTimings())
+            hops.append(_hop(hop.name or hop.peer, hop.peer, hop.layers, dtype, part))
+        if path.last is not None:
+            hops.append(_hop(HERE, "", path.last, "", timings.last))
+        return PathReport(
+            route=self.chosen.route,
+            privacy=self.privacy,
+            hops=tuple(hops),
+            predicted_tokens_s=self.chosen.predicted_tokens_s,
+            tried=self.tried,
+            token_ms=median_and_99th(timings.token_s),
+            links_ms=median_and_99th(timings.links_s),
+            added_ms=median_and_99th(timings.added_s),
+        )
+
+
+class PathOpener:
+    """Opens the paths of one node."""
+
+    def __init__(
+        self,
+        slices: LocalSlices,
+        routes: Routes,
+        requesters: Requesters,
+        avoided: AvoidList,
+        on_outcome: Outcome | None = None,
+    ) -> None:
+        self._slices, self._routes, self._requesters = slices, routes, requesters
+        self._avoided, self._on_outcome = avoided, on_outcome
+        self.opened = self.failed = self.retried = 0
+
+    async def begin(self, wanted: Wanted) -> OpenPath:
+        """Choose a path, open it and give it the prompt; up to SHARD_PATH_TRIES_MAX paths.
+
+        Raises PathMissing, the last path's PeerError, Busy, and WorkerLost for this node's parts.
+        """
+        tried: list[str] = []
+        avoid: set[str] = set()
+        while True:
+            chosen = await self._choose(wanted, frozenset(avoid))
+            try:
+                return await self._begin(wanted, chosen, tuple(tried))
+            except PeerError as error:
+                self.note(error)
+                tried.append(error.message)
+                if error.peer is None or error.peer in avoid or len(tried) >= SHARD_PATH_TRIES_MAX:
+                    raise
+                avoid.add(error.peer)
+                try:
+                    await self._choose(wanted, frozenset(avoid))
+                except PathMissing:
+                    raise error from None  # there is no other: this is what a person can act on
+                self.retried += 1
+                log.info("path_retried", peer=error.peer, problem=error.message)
+
+    async def _choose(self, wanted: Wanted, avoid: frozenset[str]) -> Chosen:
+        return await self._routes.choose(
+            wanted.model.local, wanted.route, wanted.privacy, wanted.context_tokens, avoid
+        )
+
+    async def _begin(self, wanted: Wanted, chosen: Chosen, tried: tuple[str, ...]) -> OpenPath:
+        model, way = wanted.model.local, chosen.path
+        hosts: list[SliceHost] = []
+        opened: OpenPath | None = None
+        try:
+            assert way.first is not None  # block 0 goes with the embedding, which is the asker's
+            hosts.append(await self._slices.acquire(model.name, way.first))
+            if way.last is not None:
+                hosts.append(await self._slices.acquire(model.name, way.last))
+            path = AnswerPath(hosts[0], hosts[1] if way.last is not None else None)
+            opened = OpenPath(chosen, wanted.privacy, path, hosts, tried)
+            if wanted.on_path is not None:
+                wanted.on_path(opened.report())
+            await path.open(self._requesters, self._plan(wanted, chosen))
+            if path.remote is not None:
+                said = [path.remote.opened[hop] for hop in range(len(way.hops))]
+                self._routes.remember([PeerId(peer) for peer in opened.peers], said)
+            opened.output = await path.prefill(wanted.prompt)
+        except BaseException:
+            if opened is not None:
+                await self.close(opened, CloseReason.FAILED)
+            else:
+                self._release(hosts)
+            raise
+        self.opened += 1
+        return opened
+
+    def _plan(self, wanted: Wanted, chosen: Chosen) -> RemotePlan | None:
+        way, model = chosen.path, wanted.model.local
+        if not way.hops:
+            return None
+        return RemotePlan(
+            handle=model.handle,
+            block_count=model.block_count,
+            hops=tuple(
+                HopPlan(PeerId(hop.peer), hop.layers, chosen.addresses.get(hop.peer, ()))
+                for hop in way.hops
+            ),
+            names={PeerId(hop.peer): hop.name for hop in way.hops if hop.name},
+            last=way.last,
+            context_tokens=wanted.context_tokens,
+            embd=model.embd,
+            vocab=wanted.model.text.vocab,
+            token_s=way.token_s,
+            sampling=wanted.sampling if way.last is None else None,
+        )
+
+    async def close(self, opened: OpenPath, reason: CloseReason = CloseReason.DONE) -> None:
+        """End a path's session everywhere. Idempotent."""
+        try:
+            await opened.path.close(reason)
+        finally:
+            self._release(opened.hosts)
+
+    def _release(self, hosts: list[SliceHost]) -> None:
+        while hosts:
+            self._slices.release(hosts.pop())
+
+    # What came of it.
+
+    def done(self, opened: OpenPath) -> None:
+        """Note that every hop of a path has done its part."""
+        for peer in opened.peers:
+            self._avoided.answered(peer)
+            if self._on_outcome is not None:
+                self._on_outcome(peer, None)
+
+    def note(self, error: KwaaiError) -> None:
+        """Note a failure: whoever is at fault is left alone for a while, unless it is only busy."""
+        self.failed += 1
+        peer = error.peer if isinstance(error, PeerError) else None
+        if peer is None:
+            return
+        if not (isinstance(error, PeerRefused) and error.retry_after_s):
+            self._avoided.failed(peer, error.code)
+        if self._on_outcome is not None:
+            self._on_outcome(peer, error)
+
+
+def _hop(name: str, peer: str, layers: LayerRange, dtype: str, part: PartTimings) -> HopReport:
+    return HopReport(
+        name=name,
+        peer=peer,
+        layers=layers,
+        dtype=dtype,
+        compute_ms=median_and_99th(part.compute_s),
+        queue_ms=median_and_99th(part.queue_s),
+        link_ms=median_and_99th(part.send_s),
+    )

@@ -1,0 +1,385 @@
+"""The requester's end of a session along remote hops: open, steps out, answers in, close.
+
+Steps have futures, so that several can be under way; a failure of any hop reaches all of them at
+once. Knows no prompt, no local part and no choice of path. What may come when is
+`kwaai.wire.requester`'s. docs/protocol/shard.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from credentials.keys import PeerId
+from kwaai.errors import KwaaiError, PeerError, PeerLost, PeerMisbehaved, PeerStalled, WorkerLost
+from kwaai.inference.together import together
+from kwaai.limits import (
+    LINK_SEND_TIMEOUT_S,
+    SHARD_LINK_TIMEOUT_S,
+    SHARD_OPEN_TIMEOUT_S,
+    SHARD_PROBE_TIMEOUT_S,
+    SHARD_STEP_PATIENCE,
+    SHARD_STEP_SLACK,
+    SHARD_STEP_TIMEOUT_S_MAX,
+    SHARD_STEP_TIMEOUT_S_MIN,
+)
+from kwaai.log import get_logger
+from kwaai.net.channel import Channel
+from kwaai.node.blame import Blame
+from kwaai.node.shard_control import ShardControl, ToRequester
+from kwaai.node.stall import find_stalled
+from kwaai.types import LayerRange, ModelHandle
+from kwaai.wire.messages import (
+    Close,
+    CloseReason,
+    Control,
+    Failed,
+    Opened,
+    Probe,
+    Progress,
+    Refused,
+)
+from kwaai.wire.requester import HopPlan, RequesterSession, Result, check_opened, plan_opens
+from kwaai.wire.step import Step, StepKind, encode_step, parse_data
+from kwaai.wire.tensors import Dtype, Rows, choose_dtype
+
+log = get_logger(__name__)
+
+Take: TypeAlias = Callable[[Result], Any]
+"""Called by the link with each answer, in order. Returns what the step's future then gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePlan:
+    """The remote hops of one path, and what their session is for."""
+
+    handle: ModelHandle
+    block_count: int
+    hops: tuple[HopPlan, ...]
+    names: Mapping[PeerId, str]
+    last: LayerRange | None
+    """What this node runs after the hops; None: the last hop samples."""
+    context_tokens: int
+    embd: int
+    vocab: int
+    token_s: float
+    """Predicted for one token through the whole path; 0 is unknown."""
+    sampling: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.last is None) != (self.sampling is not None):
+            raise ValueError("who has the last layers samples")
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A step under way. Times are of the event loop."""
+
+    future: asyncio.Future[Any]
+    sent_s: float
+    patience_s: float
+    due_s: float
+
+
+class RemoteSession:
+    """A session on all hops of a path. Made by `requesters.Requesters`."""
+
+    def __init__(
+        self,
+        plan: RemotePlan,
+        control: ShardControl,
+        take: Take,
+        on_closed: Callable[[RemoteSession, CloseReason], None],
+    ) -> None:
+        self.plan, self.id = plan, secrets.token_bytes(16)
+        self.opened: dict[int, Opened] = {}
+        self.dtype = Dtype.F32
+        """Of the link to the first hop; the others' are in `opened`."""
+        self._control, self._take, self._on_closed = control, take, on_closed
+        self._peers = [hop.peer for hop in plan.hops]
+        self._blame = Blame(self._peers, plan.names)
+        self._opens = plan_opens(
+            self.id,
+            plan.handle,
+            plan.block_count,
+            HopPlan(control.links.peer, plan.last or plan.hops[-1].layers),
+            plan.hops,
+            context_tokens=plan.context_tokens,
+            sampling=plan.sampling,
+        )
+        self._steps: RequesterSession | None = None
+        self._pending: dict[int, _Pending] = {}
+        self._out: Channel | None = None
+        self._in: Channel | None = None
+        self._failure: KwaaiError | None = None
+        self._changed = asyncio.Event()
+        self._progress: dict[int, Progress] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._doubt: asyncio.Task[None] | None = None
+        self._asked: set[PeerId] = set()
+        self._is_closed = False
+
+    @property
+    def piece_tokens(self) -> int:
+        """The most rows that one step may have."""
+        return self._state.piece_tokens
+
+    @property
+    def position(self) -> int:
+        """Where the next rows go."""
+        return self._state.position
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The token at each position: what taking the answer up elsewhere would need."""
+        return self._state.tokens
+
+    @property
+    def failure(self) -> KwaaiError | None:
+        """Why the session is over, if it is."""
+        return self._failure
+
+    @property
+    def _state(self) -> RequesterSession:
+        assert self._steps is not None, "open() comes first"
+        return self._steps
+
+    # Opening and closing.
+
+    async def open(self) -> None:
+        """Open the session on all hops. Raises a PeerError that names who is at fault."""
+        await self._link_all()
+        links, first, last = self._control.links, self._peers[0], self._peers[-1]
+        self._in = self._out = links.open_channel(last, self.id, self._receive)
+        if first != last:
+            self._out = links.open_channel(first, self.id, self._refuse)
+        for peer, message in zip(self._peers, self._opens, strict=True):
+            self._asked.add(peer)
+            await self._send(peer, message)
+        await self._until(lambda: len(self.opened) == len(self._peers), SHARD_OPEN_TIMEOUT_S)
+        if self._failure is not None:
+            raise self._failure
+        for hop, peer in enumerate(self._peers):
+            if hop not in self.opened:
+                what = f"did not open a session within {SHARD_OPEN_TIMEOUT_S:g} s"
+                raise self._fail(self._blame.error(PeerStalled, peer, what))
+        self._steps = RequesterSession(
+            self._opens,
+            last,
+            width=self.plan.embd,
+            batch_tokens=min(opened.batch_tokens for opened in self.opened.values()),
+            vocab=self.plan.vocab,
+        )
+        link = links.link(first)
+        if link is not None:
+            self.dtype = choose_dtype(
+                4 * self.plan.embd,
+                link.bandwidth_bytes_s,
+                self._opens[0].dtypes,
+                is_direct=link.is_direct,
+            )
+
+    async def _link_all(self) -> None:
+        async def link(hop: HopPlan) -> None:
+            try:
+                async with asyncio.timeout(SHARD_LINK_TIMEOUT_S):
+                    await self._control.links.get(hop.peer, hop.addresses)
+            except TimeoutError:
+                what = f"did not answer within {SHARD_LINK_TIMEOUT_S:g} s"
+                raise self._blame.error(PeerStalled, hop.peer, what) from None
+            except PeerError as error:
+                raise self._blame.own(error, hop.peer) from None
+
+        await together(link(hop) for hop in self.plan.hops)
+
+    def close(self, reason: CloseReason = CloseReason.DONE) -> None:
+        """End the session here, and have every hop that was asked told. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._fail(WorkerLost("the session was closed"))
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._doubt is not None:
+            self._doubt.cancel()
+        for channel in (self._in, self._out):
+            if channel is not None:
+                channel.close()
+        self._on_closed(self, reason)
+
+    async def say_close(self, reason: CloseReason) -> None:
+        """Tell the hops. Raises nothing."""
+        await asyncio.gather(*(self._say_close(peer, reason) for peer in self._asked))
+
+    async def _say_close(self, peer: PeerId, reason: CloseReason) -> None:
+        try:
+            await self._control.send(peer, Close(self.id, reason))
+        except PeerError as error:
+            log.info("shard_close_unsaid", peer=peer, problem=error.message)  # its TTL ends it
+
+    # Steps.
+
+    async def send(
+        self, kind: StepKind, tokens: Sequence[int], rows: Rows, outputs: int
+    ) -> asyncio.Future[Any]:
+        """Send the next step. The future gives what `take` makes of its answer, or the failure."""
+        if self._failure is not None:
+            raise copy(self._failure)
+        step = self._state.step(kind, tokens, rows, outputs=outputs, dtype=self.dtype)
+        return await self._put(step)
+
+    async def rollback(self, position: int) -> asyncio.Future[Any]:
+        """Make every hop forget the positions from `position` on, after the steps under way."""
+        if self._failure is not None:
+            raise copy(self._failure)
+        return await self._put(self._state.rollback(position))
+
+    async def repeat(self) -> None:
+        """Send the oldest step under way again: hops answer it from what they keep."""
+        oldest = self._state.oldest
+        if oldest is not None and self._out is not None:
+            await self._out.send(*encode_step(self._state.repeat(oldest)))
+
+    async def _put(self, step: Step) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        now_s, patience_s = loop.time(), self._patience_s(step.count)
+        future: asyncio.Future[Any] = loop.create_future()
+        self._pending[step.step] = _Pending(future, now_s, patience_s, now_s + patience_s)
+        if self._timer is None:
+            self._timer = loop.call_later(patience_s, self._look)
+        assert self._out is not None
+        try:
+            parts = encode_step(step)
+            if not self._out.send_now(*parts):
+                await self._out.send(*parts, timeout_s=LINK_SEND_TIMEOUT_S)
+        except PeerError as error:
+            raise self._fail(self._blame.own(error, self._peers[0])) from None
+        return future
+
+    def _patience_s(self, rows: int) -> float:
+        """How long a step may take before hops are asked. Rows of a prompt are computed together:
+        taken as a quarter of their time one by one.
+        """
+        predicted_s = self.plan.token_s * max(1.0, rows / 4)
+        wanted_s = SHARD_STEP_SLACK * predicted_s
+        return min(SHARD_STEP_TIMEOUT_S_MAX, max(SHARD_STEP_TIMEOUT_S_MIN, wanted_s))
+
+    # What comes. Called by links.
+
+    def _receive(self, message: bytes) -> None:
+        try:
+            result = self._state.on_result(self._peers[-1], parse_data(message))
+        except PeerError as error:
+            self._fail(self._blame.error(PeerMisbehaved, self._peers[-1], error.message))
+            return
+        assert self._in is not None
+        self._in.consumed(len(message))
+        if result is None:
+            return
+        pending = self._pending.pop(result.step, None)
+        if pending is None or pending.future.done():
+            return
+        try:
+            pending.future.set_result(self._take(result))
+        except KwaaiError as error:  # this node's own part cannot take it
+            pending.future.set_exception(error)
+
+    def _refuse(self, message: bytes) -> None:
+        """Only the last hop answers."""
+        what = "sends answers that are not its to give"
+        self._fail(self._blame.error(PeerMisbehaved, self._peers[0], what))
+
+    def on_message(self, peer: PeerId, message: ToRequester) -> None:
+        """Take a hop's control message; `peer` is its sender."""
+        if peer not in self._peers:
+            return
+        if isinstance(message, Failed):
+            self._fail(self._blame.failed(message, peer))
+            return
+        if message.hop >= len(self._peers) or self._peers[message.hop] != peer:
+            self._fail(self._blame.error(PeerMisbehaved, peer, "answers for another hop"))
+        elif isinstance(message, Refused):
+            self._fail(self._blame.refused(message, peer))
+        elif isinstance(message, Progress):
+            self._progress[message.hop] = message
+        else:
+            try:
+                check_opened(message, self._opens[message.hop], peer)
+            except PeerMisbehaved as error:
+                self._fail(self._blame.error(PeerMisbehaved, peer, error.message))
+            self.opened[message.hop] = message
+        self._changed.set()
+
+    def on_lost(self, peer: PeerId, reason: str) -> None:
+        """A link of this session is gone."""
+        if peer in self._asked:
+            self._fail(self._blame.error(PeerLost, peer, f"is gone: {reason}"))
+
+    def _fail(self, error: KwaaiError) -> KwaaiError:
+        """End the session here with `error`, unless it is over already; return why it is over."""
+        if self._failure is None:
+            self._failure = error
+            pending, self._pending = self._pending, {}
+            for entry in pending.values():
+                if not entry.future.done():
+                    entry.future.set_exception(copy(error))
+                    entry.future.exception()  # whoever waits gets it; that nobody does is no fault
+            self._changed.set()
+        return self._failure
+
+    # Stalls.
+
+    def _look(self) -> None:
+        """The timer: is the oldest step overdue?"""
+        self._timer = None
+        if self._failure is not None or not self._pending:
+            return
+        loop = asyncio.get_running_loop()
+        due_s = next(iter(self._pending.values())).due_s
+        if loop.time() >= due_s and (self._doubt is None or self._doubt.done()):
+            self._doubt = asyncio.create_task(self._find_stalled())
+            due_s = loop.time() + SHARD_STEP_TIMEOUT_S_MIN
+        self._timer = loop.call_later(max(0.01, due_s - loop.time()), self._look)
+
+    async def _find_stalled(self) -> None:
+        """Ask the hops where the oldest step is. Whoever does not answer, or has had it for too
+        long, is at fault.
+        """
+        number, entry = next(iter(self._pending.items()))
+        self._progress.clear()
+        await asyncio.gather(*(self._probe(peer) for peer in self._peers))
+        await self._until(lambda: len(self._progress) == len(self._peers), SHARD_PROBE_TIMEOUT_S)
+        if self._failure is not None or number not in self._pending:
+            return
+        waited_s = asyncio.get_running_loop().time() - entry.sent_s
+        stalled = find_stalled(self._progress, len(self._peers), number)
+        if stalled.is_working and waited_s < SHARD_STEP_PATIENCE * entry.patience_s:
+            entry.due_s += entry.patience_s
+            return
+        what = f"{stalled.what} (step {number}, for {waited_s:.1f} s)"
+        self._fail(self._blame.error(PeerStalled, self._peers[stalled.hop], what))
+
+    async def _probe(self, peer: PeerId) -> None:
+        with contextlib.suppress(PeerError):  # it does not answer either
+            await self._control.send(peer, Probe(self.id))
+
+    # Helpers.
+
+    async def _send(self, peer: PeerId, message: Control) -> None:
+        try:
+            await self._control.send(peer, message)
+        except PeerError as error:
+            raise self._fail(self._blame.own(error, peer)) from None
+
+    async def _until(self, is_done: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until `is_done`, a failure, or the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not is_done() and self._failure is None:
+                    self._changed.clear()
+                    await self._changed.wait()
