@@ -130,6 +130,8 @@ def imported_names(path: Path) -> set[str]:
 
 IMPORTED_AS = {
     "llama-cpp-python": "llama_cpp",
+    "noiseprotocol": "noise",
+    "protobuf": "google",
     "prometheus-client": "prometheus_client",
     "pynacl": "nacl",
     "pyyaml": "yaml",
