@@ -24,11 +24,14 @@ SHORT_ROWS = 16  # decode, or verify of a drafted piece: somebody waits for its 
 
 
 class Ran(NamedTuple):
-    """The rows of one step (its caller's own memory), and seconds: waited, and in passes."""
+    """The rows of one step (its caller's own memory), and seconds: waited, in passes (from asking
+    the worker to its answer), and of those computing, as the worker says.
+    """
 
     rows: Rows
     queued_s: float
     pass_s: float
+    compute_s: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -50,6 +53,7 @@ class Piece:
     rows: list[Rows] = field(default_factory=list)
     sent_s: float = 0.0
     pass_s: float = 0.0
+    compute_s: float = 0.0
 
     @property
     def end(self) -> int:

@@ -24,7 +24,7 @@ from kwaai.inference.supervisor import Worker
 from kwaai.limits import HOST_LOST_SESSIONS_MAX
 
 PREFILL_ROWS_MIN = 16  # passes of fewer rows say little about the speed of a prompt
-MEASURES_KEPT = 256
+MEASURES_KEPT = 64  # so few that a busy minute is soon forgotten
 
 SessionsLost = Callable[[Sequence[Hashable], KwaaiError], None]
 """Told which sessions are no more, and why: the worker restarted, or they were idle for long."""
@@ -172,6 +172,7 @@ class Passes:
         if len(payload) != 4 * sum(counts) * self._width:
             raise FrameError(f"{len(payload)} bytes for {sum(counts)} rows")
         self._measure(sum([part.count for part in parts]), seconds)
+        compute_s = _compute_s(text)
         at = 0
         for part, count in zip(parts, counts, strict=True):
             piece, entry = part.piece, part.session
@@ -181,6 +182,7 @@ class Passes:
             at = stop
             piece.done += part.count
             piece.pass_s += seconds
+            piece.compute_s += compute_s
             entry.position += part.count
             entry.used_s = now_s
             if piece.left == 0:
@@ -202,7 +204,7 @@ class Passes:
         if not piece.future.done():
             rows = piece.rows[0] if len(piece.rows) == 1 else np.concatenate(piece.rows)
             queued_s = now_s - piece.asked_s - piece.pass_s
-            piece.future.set_result(Ran(rows, queued_s, piece.pass_s))
+            piece.future.set_result(Ran(rows, queued_s, piece.pass_s, piece.compute_s))
 
     def _refuse(self, error: KwaaiError) -> None:
         """The worker refused a batch, before it computed anything."""
@@ -313,3 +315,14 @@ class Passes:
             if not future.done():
                 future.set_exception(copy(error))
             self._remove_first(entry)
+
+
+def _compute_s(reply: bytes) -> float:
+    """Return how long the worker says it computed, the last field of its reply; 0 where it does not
+    say.
+    """
+    _, named, seconds = reply.rpartition(b'"compute_s":')
+    try:
+        return float(seconds[:-1]) if named else 0.0
+    except ValueError:
+        raise FrameError(f"{seconds[:32]!r} is no time") from None

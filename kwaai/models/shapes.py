@@ -178,12 +178,13 @@ def _metadata(s: Shape, kind: GGMLType) -> dict[str, bytes]:
 def byte_tokenizer(vocab: int) -> dict[str, bytes]:
     """Return the metadata of a byte-level tokenizer with `vocab` tokens, which reads any text.
 
-    Tokens 0 to 255 are the bytes, then come fillers that no text gives, last the end of text.
+    Tokens 0 to 255 are the bytes, then come fillers, which text never becomes but which show as
+    text in an answer, last the end of text.
     """
     fillers = (f"[{n}]" for n in itertools.count())
     tokens = [*byte_alphabet(), *itertools.islice(fillers, vocab - 257), "<|endoftext|>"]
-    normal, unused, control = 1, 5, 3
-    kinds = [normal] * 256 + [unused] * (vocab - 257) + [control]
+    normal, control = 1, 3
+    kinds = [normal] * (vocab - 1) + [control]
     return {
         "tokenizer.ggml.model": encode_value("gpt2"),
         "tokenizer.ggml.pre": encode_value("gpt-2"),

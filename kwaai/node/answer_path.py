@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -92,13 +92,13 @@ class AnswerPath:
             output = await self._finish(under_way.popleft())
         return output
 
-    async def decode(self, token: int) -> Output:
-        """Append one token; return its output."""
-        return await self._append(StepKind.DECODE, (token,))
+    def decode(self, token: int) -> Coroutine[Any, Any, Output]:
+        """Append one token; await its output. The first part begins at the call."""
+        return self._append(StepKind.DECODE, (token,))
 
-    async def verify(self, tokens: Sequence[int]) -> Output:
-        """Append several guessed tokens; return an output for each."""
-        return await self._append(StepKind.VERIFY, tokens)
+    def verify(self, tokens: Sequence[int]) -> Coroutine[Any, Any, Output]:
+        """Append several guessed tokens; await an output for each."""
+        return self._append(StepKind.VERIFY, tokens)
 
     async def rollback(self, position: int) -> None:
         """Forget the positions from `position` on, in every part."""
@@ -109,9 +109,14 @@ class AnswerPath:
             await self.last.rollback(self._last_key, position)
         self.position = position
 
-    async def _append(self, kind: StepKind, tokens: Sequence[int]) -> Output:
+    def _append(self, kind: StepKind, tokens: Sequence[int]) -> Coroutine[Any, Any, Output]:
         started_s = time.perf_counter()
-        ran = await self._submit(tokens, len(tokens))
+        return self._go_on(kind, tokens, self._submit(tokens, len(tokens)), started_s)
+
+    async def _go_on(
+        self, kind: StepKind, tokens: Sequence[int], begun: asyncio.Future[Ran], started_s: float
+    ) -> Output:
+        ran = await begun
         if self.remote is None:
             self.timings.add(time.perf_counter() - started_s, ran)
             return ran.rows

@@ -31,6 +31,7 @@ from kwaai.limits import BATCH_TOKENS_MAX, BENCH_ROUNDS_MAX, BENCH_TOKENS_MAX
 from kwaai.models.library import Library
 from kwaai.models.shapes import find_shape, write_random_model
 from kwaai.node.runtime import Runtime, percentile_ms
+from kwaai.node.swarm import stop_swarm, swarm_directory
 from kwaai.store.home import Home
 
 Say = Callable[[str], None]
@@ -96,15 +97,10 @@ async def run_bench(
     config: Config, home: Home, options: BenchOptions, measure_api: MeasureApi | None, progress: Say
 ) -> BenchReport:
     """Measure in a temporary directory of the home, which is removed. Raises KwaaiError."""
-    with _scratch_directory(home) as directory:
+    with scratch_directory(home) as directory:
         scratch = Home(directory)
         if options.shape is not None:
-            shape = find_shape(options.shape)
-            progress(f"writing random weights in the shape of {options.shape}")
-            name, models = f"{options.shape}-{options.quantisation}", scratch.models
-            models.mkdir()
-            path = models / f"{name}.gguf"
-            await asyncio.to_thread(write_random_model, path, shape, options.quantisation)
+            name, path = await random_model(scratch, options.shape, options.quantisation, progress)
         else:
             name, scratch = options.model or config.model, home
             entry = await asyncio.to_thread(Library(home.models).find, name)
@@ -116,17 +112,60 @@ async def run_bench(
         return BenchReport(await bench.run())
 
 
+async def random_model(
+    scratch: Home, shape: str, quantisation: str, progress: Say
+) -> tuple[str, Path]:
+    """Write a model of a real one's shape; return its name and file. Raises ModelNotFound."""
+    numbers = find_shape(shape)
+    progress(f"writing random weights in the shape of {shape}")
+    name = f"{shape}-{quantisation}"
+    scratch.models.mkdir(exist_ok=True)
+    path = scratch.models / f"{name}.gguf"
+    await asyncio.to_thread(write_random_model, path, numbers, quantisation)
+    return name, path
+
+
 @contextlib.contextmanager
-def _scratch_directory(home: Home) -> Iterator[Path]:
+def scratch_directory(home: Home) -> Iterator[Path]:
     """One for all runs, so that what a killed run left behind goes with the next. Raises Locked."""
     directory = home.run / "bench"
     with exclusive_lock(home.run / "bench.lock", timeout_s=0):
-        shutil.rmtree(directory, ignore_errors=True)
+        _clear(directory)
         directory.mkdir(mode=0o700)
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            _clear(directory)
+
+
+def _clear(directory: Path) -> None:
+    if swarm_directory(Home(directory)).is_dir():
+        stop_swarm(Home(directory))
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def stock_workers(path: Path, config: Config) -> dict[str, Worker]:
+    """Return llama.cpp as it comes, and (its environment is for the caller to set before it starts)
+    with threads that wait as those of the slices' workers do.
+    """
+    load = {
+        "role": "stock",
+        "stock": {
+            "path": str(path),
+            "context_tokens": config.context_tokens,
+            "batch_tokens": BATCH_TOKENS_MAX,
+            "threads": config.threads or 0,
+        },
+    }
+    names = ("stock", "stock_same_waiting")
+    return {name: Worker(name.replace("_", "-"), load, {}) for name in names}
+
+
+def run_stock(worker: Worker, prompt: tuple[int, ...], tokens: int) -> Sample:
+    """Prefill and decode greedily in stock llama.cpp; blocks."""
+    prefill, _ = worker.exchange({"op": "prefill"}, np.array(prompt, np.int32).tobytes())
+    decode, _ = worker.exchange({"op": "decode", "count": tokens})
+    return Sample([prefill["seconds"]], decode["seconds"])
 
 
 class _Bench:
@@ -143,20 +182,7 @@ class _Bench:
         self._options, self._say, self._measure_api = options, say, measure_api
         self._config, self._name, self._path = config, name, path
         self._runtime = Runtime(config, home, name)
-        load = {
-            "role": "stock",
-            "stock": {
-                "path": str(path),
-                "context_tokens": config.context_tokens,
-                "batch_tokens": BATCH_TOKENS_MAX,
-                "threads": config.threads or 0,
-            },
-        }
-        # llama.cpp as it comes, and with threads that wait as those of the workers do.
-        self._stock = {
-            "stock": Worker("stock", load, {}),
-            "stock_same_waiting": Worker("stock-same-waiting", load, {}),
-        }
+        self._stock = stock_workers(path, config)
         self._samples: dict[str, Sample] = {}
 
     async def run(self) -> dict[str, object]:
@@ -183,7 +209,7 @@ class _Bench:
         bits = np.random.default_rng(0)
         prompt = tuple(bits.integers(0, vocab, self._options.prompt_tokens).tolist())
         kinds: dict[str, Callable[[], Awaitable[Sample]]] = {
-            name: partial(asyncio.to_thread, self._run_stock, worker, prompt)
+            name: partial(asyncio.to_thread, run_stock, worker, prompt, self._options.tokens)
             for name, worker in self._stock.items()
         }
         kinds["chain"] = lambda: self._run_chain(prompt)
@@ -198,11 +224,6 @@ class _Bench:
             for kind in order[number % len(order) :] + order[: number % len(order)]:
                 self._say(f"round {number + 1} of {self._options.repeat}: {kind}")
                 self._samples.setdefault(kind, Sample()).add(await kinds[kind]())
-
-    def _run_stock(self, worker: Worker, prompt: tuple[int, ...]) -> Sample:
-        prefill, _ = worker.exchange({"op": "prefill"}, np.array(prompt, np.int32).tobytes())
-        decode, _ = worker.exchange({"op": "decode", "count": self._options.tokens})
-        return Sample([prefill["seconds"]], decode["seconds"])
 
     async def _run_chain(self, prompt: tuple[int, ...]) -> Sample:
         chain, session = self._runtime.chain, time.monotonic_ns()
@@ -251,10 +272,10 @@ class _Bench:
             },
             "runs": runs,
             "ratios": {
-                "decode_chain_to_stock": _ratio(stock.token_s, chain.token_s),
-                "prefill_chain_to_stock": _ratio(stock.prefill_s, chain.prefill_s),
-                "decode_chain_to_stock_same_waiting": _ratio(same.token_s, chain.token_s),
-                "prefill_chain_to_stock_same_waiting": _ratio(same.prefill_s, chain.prefill_s),
+                "decode_chain_to_stock": ratio(stock.token_s, chain.token_s),
+                "prefill_chain_to_stock": ratio(stock.prefill_s, chain.prefill_s),
+                "decode_chain_to_stock_same_waiting": ratio(same.token_s, chain.token_s),
+                "prefill_chain_to_stock_same_waiting": ratio(same.prefill_s, chain.prefill_s),
             },
             "added_per_slice": {
                 "token_ms_p50": added[0] / slices,
@@ -271,7 +292,7 @@ class _Bench:
             rows.append(
                 {
                     "range": str(layers),
-                    "memory_mb": _memory_mb(worker.pid),
+                    "memory_mb": memory_mb(worker.pid),
                     "decode_ms_p50": percentile_ms(timing.decode_s, 0.5),
                     "decode_ms_p99": percentile_ms(timing.decode_s, 0.99),
                     "hop_ms_p50": percentile_ms(hops, 0.5),
@@ -302,12 +323,20 @@ def _greedy(sampler: Sampler, rows: np.ndarray[tuple[int, int], np.dtype[np.floa
     return sampler.sample(rows[0]).token if len(rows) else 0
 
 
-def _ratio(baseline: list[float], measured: list[float]) -> float:
+def ratio(baseline: list[float], measured: list[float]) -> float:
+    """Return how fast `measured` is, with `baseline` as 1: of the medians of seconds."""
     return statistics.median(baseline) / statistics.median(measured)
 
 
-def _memory_mb(pid: int | None) -> float | None:
+def memory_bytes(process: psutil.Process) -> int:
+    """Return a process's memory: its own and its share of common pages where the system tells."""
+    full = process.memory_full_info()
+    return int(getattr(full, "pss", 0) or full.rss)
+
+
+def memory_mb(pid: int | None) -> float | None:
+    """Return a process's memory in MB, with its share of what it has in common with others."""
     try:
-        return psutil.Process(pid).memory_info().rss / 1e6 if pid else None
+        return memory_bytes(psutil.Process(pid)) / 1e6 if pid else None
     except psutil.Error:
         return None

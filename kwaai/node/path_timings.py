@@ -37,6 +37,8 @@ class PathTimings:
     token_s: deque[float] = field(default_factory=_kept)
     links_s: deque[float] = field(default_factory=_kept)
     """What is left of a step's way through the hops after what they say: links, and loops."""
+    remote_s: deque[float] = field(default_factory=_kept)
+    """A step's way through the hops, by this node's own clock."""
     added_s: deque[float] = field(default_factory=_kept)
     """What is left of a step after the computing of all parts, by their workers' clocks."""
 
@@ -64,6 +66,7 @@ class PathTimings:
             said_s += (timing.compute_us + timing.queue_us) / 1e6
             computed_s += timing.compute_us / 1e6
         if hops:
+            self.remote_s.append(remote_s)
             self.links_s.append(max(0.0, remote_s - said_s))
             self.added_s.append(max(0.0, token_s - computed_s))
 
