@@ -1,7 +1,8 @@
 """Structured events: `log.info("slice_loaded", layers="[0,4)", load_ms=12.5)`.
 
 Writes lines for people, or JSON lines with KWAAINET_LOG_JSON=1, to standard error. Does not rotate
-files and takes no free text: an event is a `noun_verb` and fields whose names carry their units.
+files and takes no free text: an event is a `noun_verb` and fields whose names carry their units. An
+event that comes too often is left out, and counted by the next line of it.
 Never log prompts, answers, vectors, credentials or keys; fields named like one are not written.
 """
 
@@ -12,6 +13,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from io import TextIOBase
 from typing import Final, TextIO
 
@@ -30,13 +32,39 @@ _SECRET_NAMES = frozenset(
 _SECRET_ENDINGS = ("_key", "_token", "_secret", "_password", "_prompt", "_answer", "_seed")
 
 
+class Budget:
+    """How many lines of one event may be written: others cause many events, and must not be able to
+    push everything else out of the log. `clock`: monotonic seconds.
+    """
+
+    __slots__ = ("_at_s", "_clock", "_left", "left_out")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left, self._at_s = limits.LOG_EVENTS_BURST, clock()
+        self.left_out = 0
+        """Lines since the last that was written."""
+
+    def take(self) -> bool:
+        """Say whether one more line may be written."""
+        now_s = self._clock()
+        earned = max(0.0, now_s - self._at_s) * limits.LOG_EVENTS_PER_S
+        self._left, self._at_s = min(limits.LOG_EVENTS_BURST, self._left + earned), now_s
+        if self._left < 1:
+            self.left_out += 1
+            return False
+        self._left -= 1
+        return True
+
+
 class Logger:
     """Events of one module."""
 
-    __slots__ = ("_logger",)
+    __slots__ = ("_budgets", "_logger")
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self._budgets: dict[str, Budget] = {}
 
     def debug(self, event: str, **fields: object) -> None:
         self._emit(logging.DEBUG, event, fields)
@@ -58,6 +86,13 @@ class Logger:
         self, level: int, event: str, fields: dict[str, object], *, with_traceback: bool = False
     ) -> None:
         if self._logger.isEnabledFor(level):
+            budget = self._budgets.get(event)
+            if budget is None:
+                budget = self._budgets[event] = Budget()
+            if not budget.take():
+                return
+            if budget.left_out:
+                fields, budget.left_out = fields | {"left_out": budget.left_out}, 0
             safe = {name: _safe(name, value) for name, value in fields.items()}
             self._logger.log(level, "%s", event, extra={_FIELDS: safe}, exc_info=with_traceback)
 

@@ -1,30 +1,96 @@
-"""Addresses of a peer: parse them, and try several with a head start for the first.
+"""Addresses of a peer's link: which of them may be dialled, and several tried with a head start for
+the first.
 
-Does not shake hands.
+All of them are strangers' words, so they are IP addresses, never names: nobody makes this node look
+one up. Does not shake hands. docs/protocol/link.md, "Whom to dial".
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from enum import IntEnum
 from typing import TypeVar
 
 from kwaai import limits
 from kwaai.errors import KwaaiError, UserError
 
-_V6 = re.compile(r"\[([0-9A-Fa-f:.]{2,45}(?:%[\w.-]{1,32})?)\]:(\d{1,5})")
-_NAME = re.compile(r"([A-Za-z0-9._-]{1,253}):(\d{1,5})")
+_ADDRESS = re.compile(r"(?:([0-9.]{7,15})|\[([0-9A-Fa-f:.]{2,45})\]):(\d{1,5})")
 
 Result = TypeVar("Result")
 
 
+class Scope(IntEnum):
+    """From where an address can be reached."""
+
+    MACHINE = 0
+    """Loopback and link-local: another machine's means nothing here."""
+    SITE = 1
+    """Private networks."""
+    WORLD = 2
+
+
 def parse_address(address: str) -> tuple[str, int]:
-    """Return host and port of `host:port` or `[v6]:port`. Raises UserError."""
-    match = _V6.fullmatch(address) or _NAME.fullmatch(address)
-    if match is None or not 0 < int(match[2]) < 65536:
-        raise UserError(f"{address!r:.300} is no address of a link: give host:port, or [v6]:port")
-    return match[1], int(match[2])
+    """Return the IP address and port of `v4:port` or `[v6]:port`. Raises UserError."""
+    match = _ADDRESS.fullmatch(address)
+    try:
+        if match is None or not 0 < int(match[3]) < 65536:
+            raise ValueError
+        ip = _parse_ip(match[1] or match[2])
+        if ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"{address!r:.300} is no address of a link: give an IP address and a port, such as"
+            " 203.0.113.7:8081 or [2001:db8::7]:8081"
+        ) from None
+    return str(ip), int(match[3])
+
+
+def scope_of(host: str) -> Scope:
+    """Return from where an IP address can be reached; anything else is everywhere's."""
+    try:
+        ip = _parse_ip(host.partition("%")[0])
+    except ValueError:
+        return Scope.WORLD
+    if ip.is_loopback or ip.is_link_local:
+        return Scope.MACHINE
+    return Scope.WORLD if ip.is_global else Scope.SITE
+
+
+@functools.lru_cache(1024)  # a flood of connections comes from few
+def origin_of(remote: str) -> str:
+    """Return whom to count connections from `remote` for: an IPv4 address, or the /64 of an IPv6
+    one, which is what one household gets.
+    """
+    try:
+        ip = _parse_ip(remote.partition("%")[0])
+    except ValueError:
+        return remote
+    return str(ip) if ip.version == 4 else ip.exploded[:19]
+
+
+def dialable(addresses: Sequence[str], least: Scope) -> tuple[str, ...]:
+    """Keep what may be dialled of a stranger's addresses: IP addresses of scope `least` or wider,
+    as many as are tried.
+    """
+    kept = []
+    for address in addresses[: limits.LINK_ADDRESSES_MAX]:
+        try:
+            host, _ = parse_address(address)
+        except UserError:
+            continue
+        if scope_of(host) >= least:
+            kept.append(address)
+    return tuple(kept)
+
+
+def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    ip = ipaddress.ip_address(host)
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
 
 
 async def first_of(

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from credentials.keys import PeerId, SecretKey, parse_peer_id
@@ -25,7 +24,7 @@ from kwaai.errors import (
     PortInUse,
 )
 from kwaai.net.channel import Channel, check_size
-from kwaai.net.dial import first_of, parse_address
+from kwaai.net.dial import first_of, origin_of, parse_address
 from kwaai.net.handshake import INSTANCE_BYTES, VERSIONS, LinkIdentity, VersionMismatch
 from kwaai.net.link import Link, LinkCounters
 from kwaai.net.network import Network, Stream
@@ -90,9 +89,10 @@ class Links:
             self._server = await loop.create_server(self._accept, host, port)
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+                in_use = error.errno == errno.EADDRINUSE
+                why = "is in use; end what uses it, or" if in_use else f"({error.strerror});"
                 raise PortInUse(
-                    f"links cannot listen on {host}:{port}: {error.strerror}; choose another"
-                    " link_port"
+                    f"port {port} on {host} {why} choose another with --link-port"
                 ) from error
             raise
         if self._network is not None:
@@ -255,10 +255,11 @@ class Links:
         if link.is_dialled:
             return
         self._unproven[link] = None
-        same = Counter(other.remote for other in self._unproven)[link.remote]
+        origin = origin_of(link.remote)
+        same = [other for other in self._unproven if origin_of(other.remote) == origin]
         victim = None
-        if same > limits.LINK_HANDSHAKES_PER_ADDRESS_MAX:
-            victim = next(other for other in self._unproven if other.remote == link.remote)
+        if len(same) > limits.LINK_HANDSHAKES_PER_ADDRESS_MAX:
+            victim = same[0]
         elif len(self._unproven) > limits.LINK_HANDSHAKES_MAX:
             victim = next(iter(self._unproven))
         if victim is not None:
@@ -293,18 +294,26 @@ class Links:
         elif peer in self._finishing and _order(self.peer) < _order(peer):
             return Reason.DUPLICATE, "a link from here is on its way"
         try:
-            self._make_room()
+            self._make_room(origin_of(link.remote))
         except Busy as error:
             return Reason.BUSY, error.message
         return None
 
-    def _make_room(self) -> None:
-        """Let go of the link that was unused for longest when there are too many."""
-        if len(self._links) < limits.LINKS_MAX:
-            return
-        idle = [link for link in self._links.values() if not link.channel_count]
+    def _make_room(self, origin: str | None = None) -> None:
+        """Let go of the link that was unused for longest when there are too many, or too many that
+        were dialled from `origin`: then of those.
+        """
+        rivals = [
+            link for link in self._links.values()
+            if not link.is_dialled and origin_of(link.remote) == origin
+        ]  # fmt: skip
+        if len(rivals) < limits.LINKS_PER_ADDRESS_MAX:
+            if len(self._links) < limits.LINKS_MAX:
+                return
+            rivals = list(self._links.values())
+        idle = [link for link in rivals if not link.channel_count]
         if not idle:
-            raise Busy(f"all {limits.LINKS_MAX} links are in use", retry_after_s=5.0)
+            raise Busy(f"all {len(rivals)} links are in use", retry_after_s=5.0)
         least = min(idle, key=lambda link: link.used_s)
         least.goodbye_and_end(Reason.BUSY, "the node has too many links")
 

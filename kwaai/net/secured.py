@@ -57,7 +57,7 @@ class SecuredProtocol(asyncio.BufferedProtocol, abc.ABC):
         self.bytes_received = 0
         self.keys_renewed = 0
         self._transport: asyncio.Transport
-        self._memory = bytearray(limits.LINK_READ_BUFFER_BYTES)
+        self._memory = bytearray(limits.LINK_HELLO_BUFFER_BYTES)  # until it is worth more
         self._view = memoryview(self._memory)
         self._start = self._stop = 0
         self._is_paused = False
@@ -177,6 +177,11 @@ class SecuredProtocol(asyncio.BufferedProtocol, abc.ABC):
         self._opener = Opener(agreement.receive_key, now_s)
         self.is_keyed = True
         self.stage = Stage.CONFIRM
+        left = bytes(self._view[self._start : self._stop])
+        self._memory = bytearray(limits.LINK_READ_BUFFER_BYTES)
+        self._view = memoryview(self._memory)
+        self._view[: len(left)] = left
+        self._start, self._stop = 0, len(left)
         self._on_keys()
 
     # Records.

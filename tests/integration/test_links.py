@@ -28,7 +28,7 @@ from kwaai.errors import (
     UserError,
 )
 from kwaai.net.channel import Channel
-from kwaai.net.dial import parse_address
+from kwaai.net.dial import Scope, dialable, origin_of, parse_address
 from kwaai.net.handshake import Handshake, LinkIdentity, VersionMismatch
 from kwaai.net.links import Links
 from kwaai.net.secure import Opener, Sealer
@@ -491,8 +491,14 @@ async def test_a_port_that_is_taken_is_named(tcp: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "host", "host:0", "host:65536", "a b:1", "[::1]", "::1:80", "x" * 300 + ":1"]
-)
+    "address",
+    [
+        "", "10.0.0.1", "10.0.0.1:0", "10.0.0.1:65536", "1 0.0.0.1:1", "[::1]", "::1:80",
+        "x" * 300 + ":1", "localhost:80", "my-host.example:80", "10.1:80", "0x7f.0.0.1:80",
+        "0.0.0.0:80", "[::]:80", "[::ffff:0.0.0.0]:80", "224.0.0.1:80", "255.255.255.255:80",
+        "[ff02::1]:80", "[fe80::1%eth0]:80", "[10.0.0.1]:80x", "010.0.0.1:80",
+    ],
+)  # fmt: skip
 def test_addresses_refused(address: str) -> None:
     with pytest.raises(UserError, match="no address of a link"):
         parse_address(address)
@@ -500,8 +506,68 @@ def test_addresses_refused(address: str) -> None:
 
 def test_addresses_parsed() -> None:
     assert parse_address("10.0.0.1:80") == ("10.0.0.1", 80)
-    assert parse_address("[fe80::1%eth0]:80") == ("fe80::1%eth0", 80)
-    assert parse_address("my-host.example:65535") == ("my-host.example", 65535)
+    assert parse_address("[2001:db8::7]:65535") == ("2001:db8::7", 65535)
+    assert parse_address("[::ffff:10.0.0.1]:80") == ("10.0.0.1", 80)
+
+
+@pytest.mark.parametrize(
+    ("least", "kept"),
+    [
+        (Scope.MACHINE, ["127.0.0.1:1", "[::ffff:127.0.0.1]:1", "[fe80::1]:1", "10.0.0.1:1",
+                         "[fd00::1]:1", "8.8.8.8:1", "[2606:4700::1]:1"]),
+        (Scope.SITE, ["10.0.0.1:1", "[fd00::1]:1", "8.8.8.8:1", "[2606:4700::1]:1"]),
+        (Scope.WORLD, ["8.8.8.8:1", "[2606:4700::1]:1"]),
+    ],
+)  # fmt: skip
+def test_what_may_be_dialled(least: Scope, kept: list[str]) -> None:
+    given = ["127.0.0.1:1", "[::ffff:127.0.0.1]:1", "[fe80::1]:1", "10.0.0.1:1", "[fd00::1]:1",
+             "8.8.8.8:1", "[2606:4700::1]:1", "8.8.4.4:1"]  # fmt: skip
+    assert list(dialable(given[:7], least)) == kept
+    assert dialable(["db.internal:5432", "0.0.0.0:22"], least) == ()
+    assert len(dialable(["8.8.8.8:1"] * 100, least)) == limits.LINK_ADDRESSES_MAX
+
+
+def test_whom_connections_are_counted_for() -> None:
+    assert origin_of("10.0.0.1") == origin_of("::ffff:10.0.0.1") == "10.0.0.1"
+    assert origin_of("2001:db8:0:1::1") == origin_of("2001:db8:0:1:ffff::2")
+    assert origin_of("2001:db8:0:1::1") != origin_of("2001:db8:0:2::1")
+    assert origin_of(PB) == PB  # of a stream
+
+
+async def test_links_from_one_address_are_bounded(
+    tcp: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many identities behind one address take one another's place, and nobody else's."""
+    monkeypatch.setattr(limits, "LINKS_PER_ADDRESS_MAX", 3)
+    await tcp.dial()
+    crowd = [Links(SecretKey(bytes([seed]) * 32)) for seed in range(60, 66)]
+    try:
+        for one in crowd:
+            await one.get(PB, tcp.address)
+            assert len(tcp.far.all()) <= 3
+        assert tcp.far.link(crowd[-1].peer) is not None
+        # With channels open they are not idle: no more are taken.
+        channels = [tcp.far.open_channel(link.peer, os.urandom(16), lambda _: None)
+                    for link in tcp.far.all()]  # fmt: skip
+        with pytest.raises(PeerError):
+            await crowd[0].get(PB, tcp.address)
+        for channel in channels:
+            channel.close()
+    finally:
+        for one in crowd:
+            await one.stop()
+
+
+async def test_a_stranger_is_worth_little_memory(tcp: Pair) -> None:
+    _, writer = await asyncio.open_connection(*parse_address(tcp.address[0]))
+    await until(lambda: tcp.far._unproven)
+    (link,) = tcp.far._unproven
+    assert len(link._memory) == limits.LINK_HELLO_BUFFER_BYTES
+    assert link.get_buffer(-1).nbytes > limits.LINK_HANDSHAKE_BYTES_MAX
+    writer.close()
+    await tcp.dial()
+    for pair in tcp.near, tcp.far:
+        assert len(pair.all()[0]._memory) == limits.LINK_READ_BUFFER_BYTES
 
 
 async def test_a_peer_that_restarted_is_taken_at_once(tcp: Pair) -> None:

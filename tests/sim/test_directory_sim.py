@@ -577,3 +577,48 @@ def test_lies_in_the_dht_are_not_stored_or_believed() -> None:
         assert parse_peer(value) == nodes[2].peer
 
     lying(program)
+
+
+def test_which_link_addresses_of_a_record_are_dialled() -> None:
+    """IP addresses; loopback ones only where nodes of this machine are about. Never names."""
+
+    async def program(swarm: MemorySwarm) -> None:
+        first = await Node(swarm, 1).start()
+        second = await Node(swarm, 2, first.network.addresses()).start()
+        listed = ["10.0.0.2:4002", "db.internal:5432", "127.0.0.1:22", "[::1]:22", "0.0.0.0:22"]
+        second.directory.set_served([served(2)], listed)
+        assert first.directory.link_addresses(PeerId("nobody")) == ()
+
+        def is_told() -> bool:
+            record = first.directory.record(second.peer)
+            return record is not None and record.links == tuple(listed)
+
+        await until(is_told, 5.0)
+        assert first.directory.link_addresses(second.peer) == ("10.0.0.2:4002",)
+        assert first.directory.has_met(second.peer)
+        near = replace(first.network.connections()[0], address="/ip4/127.0.0.1/tcp/4001")
+        first.network.connections = lambda: (near,)  # type: ignore[method-assign]
+        found = first.directory.link_addresses(second.peer)
+        assert found == ("10.0.0.2:4002", "127.0.0.1:22", "[::1]:22")
+        await second.stop()
+        await first.stop()
+
+    simulate(1, program)
+
+
+def test_names_in_records_are_never_looked_up() -> None:
+    async def program(swarm: MemorySwarm) -> None:
+        first = await Node(swarm, 1).start()
+        dialled: list[Sequence[str]] = []
+
+        async def connect_peer(peer: PeerId, addresses: Sequence[str] = (), **_: Any) -> None:
+            dialled.append(addresses)
+
+        first.network.connect_peer = connect_peer  # type: ignore[assignment,method-assign]
+        given = ["/dns4/db.internal/tcp/80", "/ip4/10.0.0.9/tcp/4001", "nonsense",
+                 "/ip4/127.0.0.1/tcp/22", "/ip6/::1/tcp/22"]  # fmt: skip
+        await first.directory._connect(PeerId("somebody"), given)
+        assert dialled == [("/ip4/10.0.0.9/tcp/4001",)]
+        await first.stop()
+
+    simulate(1, program)

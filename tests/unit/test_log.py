@@ -11,7 +11,7 @@ import pytest
 
 from credentials.keys import SecretKey
 from kwaai import limits
-from kwaai.log import REDACTED, configure_logging, get_logger
+from kwaai.log import REDACTED, Budget, configure_logging, get_logger
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +129,29 @@ def test_exceptions_bring_their_traceback() -> None:
     entry = json.loads(stream.getvalue())
     assert entry["worker"] == 3
     assert entry["traceback"].endswith("ValueError: boom")
+
+
+def test_a_flood_of_one_event_leaves_room_for_the_others() -> None:
+    stream, log = written(), get_logger("kwaai.net.link")
+    for number in range(5000):
+        log.warning("link_cut", number=number)
+    log.warning("disk_full")
+    lines = stream.getvalue().splitlines()
+    cut = [line for line in lines if "link_cut" in line]
+    assert len(cut) <= 2 * limits.LOG_EVENTS_BURST
+    assert "disk_full" in lines[-1]
+
+
+def test_what_was_left_out_is_counted() -> None:
+    now_s = 0.0
+    budget = Budget(lambda: now_s)
+    assert [budget.take() for _ in range(300)].count(True) == limits.LOG_EVENTS_BURST
+    assert budget.left_out == 300 - limits.LOG_EVENTS_BURST
+    now_s = 1.0
+    assert [budget.take() for _ in range(300)].count(True) == limits.LOG_EVENTS_PER_S
+    stream, log = written(), get_logger("kwaai.test_left_out")
+    for _ in range(300):
+        log.info("peer_noisy")
+    log._budgets["peer_noisy"]._left = 1.0
+    log.info("peer_noisy")
+    assert "left_out=100" in stream.getvalue().splitlines()[-1]

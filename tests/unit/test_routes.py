@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from kwaai.errors import (
     UserError,
 )
 from kwaai.inference.sampling import SamplingParams
-from kwaai.limits import AVOID_S, AVOID_S_MAX, AVOIDED_PEERS_MAX
+from kwaai.limits import AVOID_S, AVOID_S_MAX, AVOIDED_PEERS_MAX, PATH_CANDIDATES_MAX
 from kwaai.models.library import DEMO_NAME, Library
 from kwaai.node import routes as routes_module
 from kwaai.node.avoid import AvoidList
@@ -116,6 +118,7 @@ def test_who_stalls(said: Mapping[int, Progress], hop: int, is_working: bool, wo
     found = find_stalled(said, 3, 5)
     assert (found.hop, found.is_working) == (hop, is_working)
     assert words in found.what
+    assert found.is_disputed == ("the hop before it has sent" in words)
 
 
 BLAME = Blame([AMBER, BERYL, CORAL], {AMBER: "amber", BERYL: "beryl"})
@@ -137,16 +140,19 @@ BLAME = Blame([AMBER, BERYL, CORAL], {AMBER: "amber", BERYL: "beryl"})
 def test_failures_become_errors_between_nodes_only(code: str, kind: type[PeerError]) -> None:
     error = BLAME.failed(Failed(SESSION, 7, AMBER, code, "its cat slept on it", 1500), AMBER)
     assert type(error) is kind
-    assert (error.peer, error.retry_after_s) == (AMBER, 1.5)
+    assert (error.peer, error.accuser, error.retry_after_s) == (AMBER, None, None)
     for words in ("amber", AMBER, "its cat slept on it", "step 7"):
         assert words in error.message
 
 
-def test_a_hop_may_blame_only_hops_of_its_path() -> None:
+def test_a_hop_may_blame_only_the_hops_beside_it() -> None:
     said = Failed(SESSION, 7, BERYL, "peer_lost", "gone", 0)
     error = BLAME.failed(said, AMBER)
-    assert error.peer == BERYL
+    assert (error.peer, error.accuser) == (BERYL, AMBER)
     assert "says amber" in error.message
+    for culprit, reporter in ((CORAL, AMBER), (AMBER, CORAL)):
+        error = BLAME.failed(Failed(SESSION, 7, culprit, "peer_lost", "gone", 0), reporter)
+        assert (error.peer, error.accuser) == (reporter, None)
     stranger = peer_id(PublicKey(bytes([9]) * 32))
     said = Failed(SESSION, 7, stranger, "peer_lost", "gone", 0)
     assert BLAME.failed(said, AMBER).peer == AMBER
@@ -161,7 +167,7 @@ def test_refusals() -> None:
     assert "busy" in busy.message
     wall = BLAME.refused(Refused(SESSION, 0, RefusedReason.UNREACHABLE_NEXT, "wall", 0), AMBER)
     assert type(wall) is PeerUnreachable
-    assert wall.peer == BERYL
+    assert (wall.peer, wall.accuser) == (BERYL, AMBER)
     last = BLAME.refused(Refused(SESSION, 2, RefusedReason.UNREACHABLE_NEXT, "wall", 0), CORAL)
     assert last.peer == CORAL  # after it comes this node
 
@@ -287,8 +293,6 @@ async def test_who_cannot_take_part_is_no_candidate(met: Met) -> None:
     good = met.board.pinned[peer]
 
     async def is_taken(**changes: Any) -> bool:
-        from dataclasses import replace
-
         served = replace(good.served[0], **changes)
         met.board.pinned[peer] = replace(good, served=(served,))
         try:
@@ -311,7 +315,7 @@ async def test_missing_paths_say_what_to_do(met: Met) -> None:
     with pytest.raises(PathMissing, match=r"--start-block 1 --blocks 6"):
         await met.routes.choose(met.model, "split", "private", 64)
     peer = met.pin(1, LayerRange(1, met.model.block_count - 1))
-    with pytest.raises(PathMissing, match="no path of the kind 'split'"):
+    with pytest.raises(PathMissing, match="no two peers together"):
         await met.routes.choose(met.model, "split", "private", 64)
     met.avoided.failed(peer, "peer_stalled")
     with pytest.raises(PathMissing, match=r"node1 .*peer_stalled.*asked again in 5 s"):
@@ -333,3 +337,58 @@ async def test_round_trips_between_hops_are_remembered(met: Met) -> None:
         met.routes.remember([first, other], [Opened(SESSION, 0, Dtype.F32, 512, 400_000, 0, 0)])
         chosen = await met.routes.choose(met.model, "split", "private", 64)
         assert [hop.peer for hop in chosen.path.hops] == [first, one]
+
+
+async def test_of_too_many_records_those_of_peers_that_are_known_count(met: Met) -> None:
+    """A thousand invented records do not hide an honest peer, nor keep the node busy."""
+    end = met.model.block_count - 1
+    friend = met.pin(1, LayerRange(1, end), decode_us=100)
+    good = met.board.pinned[friend]
+    for number in range(1000):
+        peer = peer_id(PublicKey(number.to_bytes(32, "big")))
+        served = tuple(replace(good.served[0], layers=LayerRange(1, 2 + n % 5)) for n in range(16))
+        met.board.pinned[peer] = replace(good, peer=peer, served=served)
+    met.board.has_met = lambda peer: peer == friend  # type: ignore[method-assign]
+    started_s = time.monotonic()
+    chosen = await met.routes.choose(met.model, "peer", "private", 64)
+    assert time.monotonic() - started_s < 2
+    assert [hop.peer for hop in chosen.path.hops] == [friend]
+    assert len(met.routes._candidates(met.model, 64, 0.001)) == PATH_CANDIDATES_MAX
+
+
+async def test_a_hop_cannot_lie_two_peers_together(met: Met) -> None:
+    """They are no nearer to one another than their round trips from here differ."""
+    end = met.model.block_count - 1
+    first = met.pin(1, LayerRange(1, 4), decode_us=100)
+    far = met.pin(2, LayerRange(4, end), decode_us=100)
+    met.routes.remember([first, far], [Opened(SESSION, 0, Dtype.F32, 512, 1, 0, 0)])
+    rtt_s = {first: 0.01, far: 0.21}
+    measured = met.routes._measured
+    met.routes._measured = (  # type: ignore[method-assign]
+        lambda c: replace(measured(c), rtt_s=rtt_s[PeerId(c.peer)])
+    )
+    chosen = await met.routes.choose(met.model, "split", "private", 64)
+    assert chosen.path.token_s > 0.005 + 0.1 + 0.105
+
+
+async def test_long_contexts_go_together(met: Met, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model with two sets of rope factors: all parts of a path take the same one."""
+    peer = met.pin(1, LayerRange(1, met.model.block_count - 1))
+    good = met.board.pinned[peer]
+    header = type(met.model.entry.header)
+    arch_int = header.arch_int
+
+    def trained(self: Any, key: str, *default: int) -> int:
+        if key == "rope.scaling.original_context_length":
+            return met.model.cells - 1
+        return int(arch_int(self, key, *default))
+
+    monkeypatch.setattr(header, "arch_int", trained)
+    for cells, is_taken in ((met.model.cells, True), (met.model.cells - 1, False), (0, False)):
+        served = replace(good.served[0], cells=cells)
+        met.board.pinned[peer] = replace(good, served=(served,))
+        if is_taken:
+            await met.routes.choose(met.model, "peer", "private", 64)
+        else:
+            with pytest.raises(PathMissing):
+                await met.routes.choose(met.model, "peer", "private", 64)
