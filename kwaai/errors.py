@@ -81,10 +81,13 @@ class PeerError(KwaaiError):
         param: str | None = None,
         retry_after_s: float | None = None,
         peer: str | None = None,
+        accuser: str | None = None,
     ) -> None:
         super().__init__(message, param=param, retry_after_s=retry_after_s)
         self.peer = peer
         """The PeerId of whoever is at fault, where it is known."""
+        self.accuser = accuser
+        """Who says so, where this node has not seen it itself: one of the two is at fault."""
 
 
 class DownloadFailed(PeerError):

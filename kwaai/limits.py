@@ -164,6 +164,7 @@ SHARD_PROBE_TIMEOUT_S = 1.5  # hops say where a stalled step is; who does not sa
 SHARD_PREFILL_UNDERWAY_MAX = 6  # pieces of one prompt between the first part and the last
 SHARD_PIECE_TOKENS = 256  # of a long prompt through other machines: they work at the same time
 SHARD_KEEP_BYTES = 8 * MIB  # outputs that each hop keeps for a session: 2,048 rows of 1,024 f32
+SHARD_APART_S = 1.0  # counted as the round trip of two hops that blame one another, for a while
 SHARD_PATH_TRIES_MAX = 3  # paths that one request tries before its first token
 SHARD_DRAIN_GRACE_S = 30.0  # answers under way may end before a node that stops serving ends them
 SHARD_CLOSE_TIMEOUT_S = 5.0  # a worker gives a KV sequence back between two passes
@@ -378,6 +379,7 @@ MDNS_PEERS_MAX = 256  # on one network; more are not looked at
 MDNS_TEXT_BYTES_MAX = 8 * KIB  # what one node announces
 MDNS_RESOLVE_TIMEOUT_S = 3.0
 MDNS_RETRY_S = 10.0  # a node that announces itself and is not connected is tried again
+MDNS_RETRIES_MAX = 16  # of them each time, any of those that there are
 MDNS_REFRESH_S = 15.0  # our own addresses are looked at
 MDNS_PEERS_WANTED = 32  # with more connections, neighbours are not dialled
 MDNS_YIELD_S = 0.5  # of two that find each other, the one with the higher PeerId waits
@@ -385,4 +387,26 @@ MDNS_YIELD_S = 0.5  # of two that find each other, the one with the higher PeerI
 # Predicting this machine's speed before it was measured.
 DECODE_BYTES_S_GUESS = 8e9  # weights that a decode step goes through: two channels of old memory
 DECODE_PASS_S_GUESS = 0.0002  # of one pass besides: to the worker and back
+DECODE_BLOCK_S_GUESS = 0.0002  # of each layer besides: a dozen small steps that all wait for
 PATH_MODELS_MAX = 8  # models whose tokenizers run; the one unused for longest is ended
+
+# What one peer may ask of a node, so that the others get something too.
+SHARD_NEXT_ADDRESSES_MAX = 4  # of a next hop that no record tells of, as the requester gives them
+SHARD_DIALS_MAX = 32  # next hops that are dialled for requesters at the same time
+SHARD_DIALS_PER_S = 1.0  # for one requester, on average
+SHARD_DIALS_BURST = 16.0  # and at once: as many sessions through a new neighbour
+SHARD_CONTROL_PER_S = 200.0  # control messages of one peer; an answer takes about three a hop
+SHARD_CONTROL_BURST = 2000.0  # and at once; more end the link
+SHARD_SAYINGS_MAX = 32  # of our messages that wait for one peer to read; it gets no more
+SHARD_SHARE_S = 60.0  # a requester turned away is waited for this long; what others hold beyond
+# their half is ended when it is as old
+SHARD_WAITING_MAX = 64  # requesters turned away from one slice that are remembered
+LINKS_PER_ADDRESS_MAX = 64  # links that were dialled from one IP address, or one /64 of IPv6
+LINK_HELLO_BUFFER_BYTES = 2 * KIB  # of a connection that has not proven who it is
+PATH_CANDIDATES_MAX = 128  # ranges of one model that a choice looks at: some 50 ms at worst
+PATH_SPEEDUP_MAX = 20.0  # times as fast as this machine: nobody is believed to be faster
+PATH_SLOWNESS_MIN = 3.0  # times as slow as predicted, before the claims of its hops are corrected
+PATH_SLOWNESS_MAX = 1000.0
+PATH_LEARNED_S = 300.0  # that long; then claims are believed anew
+LOG_EVENTS_PER_S = 10.0  # lines of one event that others can cause, on average
+LOG_EVENTS_BURST = 200.0  # and at once; the next line says how many were left out

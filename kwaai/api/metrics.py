@@ -15,6 +15,8 @@ from prometheus_client.registry import Collector
 from kwaai.node.generate import Finished, Generator
 
 GENERATOR_STATS: dict[str, tuple[str, str]] = {
+    "answers": ("counter", "Answers finished, those to the command line included"),
+    "answers_failed": ("counter", "Answers that ended in an error, those included"),
     "queue_requests": ("gauge", "Generations waiting for a free slot"),
     "active_sessions": ("gauge", "Sessions that hold KV cells"),
     "kv_tokens": ("gauge", "KV cells in use"),
@@ -76,7 +78,7 @@ class Metrics:
         )
         self._queue = Histogram(
             "kwaai_queue_seconds",
-            "Time an answer waited for a free slot",
+            "Time an answer waited for a free slot and its path",
             buckets=_FIRST_TOKEN_BUCKETS_S,
             registry=registry,
         )

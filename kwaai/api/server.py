@@ -100,13 +100,12 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server
 def _explain(error: OSError, host: str, port: int) -> UserError | ResourceError:
     if error.errno == errno.EADDRINUSE:
         return PortInUse(
-            f"port {port} on {host} is in use: stop the program that holds it, "
-            "or choose another with --port",
+            f"port {port} on {host} is in use; end what uses it, or choose another with --api-port",
             param="port",
         )
     if error.errno == errno.EACCES:
         return UserError(
-            f"port {port} needs privileges; choose one above 1023 with --port", param="port"
+            f"port {port} needs privileges; choose one above 1023 with --api-port", param="port"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return UserError(f"{host} is not an address of this machine", param="host")

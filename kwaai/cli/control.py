@@ -152,7 +152,7 @@ class ControlClient:
             connection.close()
 
     def _not_running(self) -> NodeNotRunning:
-        return NodeNotRunning(f"no node is running in {self._home}; {_START}")
+        return NodeNotRunning(f"no node runs in {self._home}; {_START}")
 
 
 class _Connection(http.client.HTTPConnection):

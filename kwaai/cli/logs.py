@@ -33,6 +33,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from kwaai.cli.output import note
+    from kwaai.errors import UserError
     from kwaai.limits import LOG_LINES_MAX
     from kwaai.node.logfile import follow, last_lines
     from kwaai.store.home import Home, kwaai_home
@@ -40,7 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.lines <= LOG_LINES_MAX:
         raise UsageError(f"--lines must be 0 to {LOG_LINES_MAX}, not {arguments.lines}")
     path = Home(kwaai_home()).log_file
-    lines = last_lines(path, arguments.lines)
+    try:
+        lines = last_lines(path, arguments.lines)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     for line in lines:
         print(_shown(line))
     if not lines and not path.exists():

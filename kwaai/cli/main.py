@@ -7,10 +7,14 @@ it runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from kwaai import __version__
 from kwaai.cli import (
@@ -35,6 +39,7 @@ EXIT_USAGE = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+_IMPORT_LOOK_S = 0.02
 
 _COMMANDS = (
     *(setup, start, node, logs, service),
@@ -47,7 +52,8 @@ _EPILOG = """\
 first steps:
   kwaainet setup
   kwaainet shard run "What is the capital of France?"
-  kwaainet serve
+  kwaainet start --daemon
+  kwaainet status
 
 environment:
   KWAAINET_HOME    the node's files (default: ~/.kwaainet)
@@ -78,9 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        code = _run(arguments)
+        with _imports_uninterrupted():
+            code = _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # what was written so far is no prompt's line
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _discard_output()  # whoever read it has gone
@@ -98,6 +107,36 @@ def _open_closed_streams() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def _imports_uninterrupted() -> Iterator[None]:
+    """Have Ctrl-C wait for the end of an import: modules in other languages that are interrupted in
+    theirs abort with a traceback of their own.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield  # not a program of its own, or one that ignores Ctrl-C
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        at = frame
+        while at is not None:
+            if at.f_code.co_filename == "<frozen importlib._bootstrap>":
+                again = threading.Timer(_IMPORT_LOOK_S, os.kill, (os.getpid(), signal.SIGINT))
+                again.daemon = True
+                again.start()
+                return
+            at = at.f_back
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _discard_output() -> None:

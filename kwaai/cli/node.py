@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from kwaai.cli.parser import Commands, add_command
+from kwaai.cli.parser import Commands, UsageError, add_command
 
 if TYPE_CHECKING:
     import psutil
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from kwaai.store.home import Home
 
 _CPU_SAMPLE_S = 0.3
+_SERVICES = "its services to end"
+_SERVICES_SAID_AFTER_S = 3.0
 _STOP_MORE = """\
 The node takes no new work, lets answers under way end for a while, withdraws its records and ends.
 A node that does not end in time is ended the hard way, and that is said.
@@ -57,12 +60,12 @@ def stop(arguments: argparse.Namespace) -> int:
     if running is None:
         print(f"no node runs in {home.path}")
         return 0
-    stop_running(home, running, now=arguments.now)
+    print(stop_running(home, running, now=arguments.now))
     return 0
 
 
-def stop_running(home: Home, running: Running, *, now: bool = False) -> None:
-    """End a node and wait until it has ended; say what it waits for."""
+def stop_running(home: Home, running: Running, *, now: bool = False) -> str:
+    """End a node and wait until it has ended; say what it waits for. Return what came of it."""
     from kwaai.cli.output import note
     from kwaai.limits import DRAIN_GRACE_S, STOP_TIMEOUT_S
     from kwaai.node.daemon import send_signal, wait_ended
@@ -72,9 +75,12 @@ def stop_running(home: Home, running: Running, *, now: bool = False) -> None:
 
     def say(elapsed_s: float) -> None:
         text = _waits_for(home)
+        if text == _SERVICES and elapsed_s < _SERVICES_SAID_AFTER_S:
+            return  # as long as it always takes
         if text and said[-1:] != [text]:
             said.append(text)
-            note(f"waiting for {text} (at most {DRAIN_GRACE_S:.0f} s; --now does not wait)")
+            bound = f" (at most {DRAIN_GRACE_S:.0f} s; --now does not wait)"
+            note(f"waiting for {text}" + ("" if text == _SERVICES else bound))
 
     send_signal(running, signal.SIGTERM)
     if now:
@@ -84,7 +90,7 @@ def stop_running(home: Home, running: Running, *, now: bool = False) -> None:
         note(f"the node did not end in {time.monotonic() - started:.0f} s: it is killed")
         send_signal(running, signal.SIGKILL)
         wait_ended(running, STOP_TIMEOUT_S)
-    print(f"stopped process {running.pid} after {time.monotonic() - started:.1f} s")
+    return f"stopped process {running.pid} after {time.monotonic() - started:.1f} s"
 
 
 def _waits_for(home: Home) -> str:
@@ -94,7 +100,7 @@ def _waits_for(home: Home) -> str:
     try:
         told = _ask(home)
     except KwaaiError:
-        return "its services to end"
+        return _SERVICES
     answers, sessions = told.get("answers", 0), told.get("sessions_open", 0)
     parts = [_count(answers, "answer")] if answers else []
     parts += [_count(sessions, "session") + " of others"] if sessions else []
@@ -107,15 +113,67 @@ def _count(number: int, noun: str) -> str:
 
 def restart(arguments: argparse.Namespace) -> int:
     from kwaai.cli.session import open_home
-    from kwaai.cli.start import node_arguments, show_started, start_daemon
+    from kwaai.cli.start import check_typed, node_arguments, show_started, start_daemon
+    from kwaai.node import systemd
     from kwaai.node.daemon import find_running
 
-    home, _ = open_home(arguments)  # settings that are wrong do not end the node that runs
+    home, config = open_home(arguments)
+    check_typed(arguments, home, config)  # what is wrong does not end the node that runs
     running = find_running(home)
+    if running is not None and systemd.is_service(running.pid):
+        return _restart_service(arguments)
     if running is not None:
-        stop_running(home, running)
+        _note_forgotten(running, arguments)
+        stopped = stop_running(home, running)
+        print(stopped, file=sys.stderr if arguments.json else sys.stdout)
     show_started(start_daemon(home, node_arguments(arguments)), as_json=arguments.json)
     return 0
+
+
+def _restart_service(arguments: argparse.Namespace) -> int:
+    """Leave it to systemd, which would not keep a node that is started beside it."""
+    from kwaai.cli.output import Spinner, print_json
+    from kwaai.cli.start import node_arguments
+    from kwaai.node import systemd
+
+    if node_arguments(arguments):
+        raise UsageError(
+            "the node runs as a service, which takes no flags; use `kwaainet config set KEY VALUE`"
+        )
+    with Spinner("waiting for systemd"):
+        systemd.restart()
+    if arguments.json:
+        print_json({"unit": systemd.UNIT, "restarted": True})
+    else:
+        print(f"systemd has restarted {systemd.UNIT}; `kwaainet status` says how the node is")
+    return 0
+
+
+def _note_forgotten(running: Running, arguments: argparse.Namespace) -> None:
+    """Say which settings of the node that runs were its command line's, and are not given again."""
+    import shlex
+
+    import psutil
+
+    from kwaai.cli.main import build_parser
+    from kwaai.cli.output import note, one_line
+    from kwaai.cli.parser import parse
+    from kwaai.cli.start import node_arguments
+
+    try:
+        words = psutil.Process(running.pid).cmdline()
+        began = parse(build_parser(), words[words.index("start") :])
+    except (psutil.Error, ValueError, UsageError, SystemExit):
+        return  # not a command line of this version
+    given = {word.partition("=")[0] for word in node_arguments(arguments)}
+    lost = [word for word in node_arguments(began) if word.partition("=")[0] not in given]
+    if lost:
+        note(
+            one_line(
+                f"note: the node ran with {shlex.join(lost)}, which is not kept; give it again, or "
+                "set it: kwaainet config set KEY VALUE"
+            )
+        )
 
 
 def status(arguments: argparse.Namespace) -> int:

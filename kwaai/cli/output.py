@@ -54,12 +54,17 @@ def print_table(
     rows: Sequence[Sequence[str]],
     *,
     right: Sequence[str] = (),
+    ids: Sequence[str] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """Print rows under headings; the columns named in `right` are aligned to the right."""
+    """Print rows under headings; the columns named in `right` are aligned to the right. Those in
+    `ids` hold peer ids, shortened on a terminal that is too narrow for them.
+    """
     stream = sys.stdout if stream is None else stream
     if is_terminal(stream):
-        _rich_table(columns, rows, right, stream)
+        from kwaai.cli.table import print_on_terminal
+
+        print_on_terminal(columns, rows, right, ids, stream)
         return
     table = [list(columns), *(list(row) for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
@@ -69,22 +74,6 @@ def print_table(
             for cell, width, name in zip(row, widths, columns, strict=True)
         )
         stream.write("  ".join(cells).rstrip() + "\n")
-
-
-def _rich_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], stream: TextIO
-) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(file=stream, highlight=False).print(table)
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]], *, stream: TextIO | None = None) -> None:
@@ -117,11 +106,13 @@ def show_duration(seconds: float) -> str:
 class Spinner:
     """Says on a terminal's standard error what is going on, once it has taken a second.
 
-    Without a terminal it is silent. `update` may be called from any thread.
+    Without a terminal it is silent, or writes a line for each step (`plain`). `update` may be
+    called from any thread.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, plain: bool = False) -> None:
         self._text = text
+        self._is_plain = plain
         self._lock = threading.Lock()
         self._stop: contextlib.ExitStack | None = None
         self._timer = threading.Timer(SPINNER_AFTER_S, self._show)
@@ -129,9 +120,11 @@ class Spinner:
 
     def update(self, text: str) -> None:
         with self._lock:
-            self._text = text
+            is_new, self._text = text != self._text, text
             if self._stop is not None:
                 self._status.update(self._escaped())
+            elif self._is_plain and is_new and not is_terminal(sys.stderr):
+                note(one_line(text))
 
     def __enter__(self) -> Spinner:
         if is_terminal(sys.stderr):

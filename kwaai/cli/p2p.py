@@ -25,7 +25,11 @@ def add_parser(commands: Commands) -> None:
     add_command(group, "info", _info, help="print this node's PeerId and where it is reached")
     add_command(group, "peers", _peers, help="list the peers that the running node knows")
     ping = add_command(group, "ping", _ping, help="measure the round trip to a peer")
-    ping.add_argument("peer", metavar="PEER", help="a PeerId, or a name of `kwaainet p2p peers`")
+    ping.add_argument(
+        "peer",
+        metavar="PEER",
+        help="a PeerId, its last characters, or a name of `kwaainet p2p peers`",
+    )
     ping.add_argument(
         "--count",
         type=whole_number,
@@ -67,22 +71,33 @@ def _info(arguments: argparse.Namespace) -> int:
             ("Name", one_line(info["name"])),
             *(("Address", address) for address in info["listen"] or ["none"]),
             *(("Link", address) for address in info["links"] or ["none"]),
-            *(("Bootstrap", address) for address in info["bootstrap"] or ["none"]),
+            *(("Bootstrap", text) for text in _bootstrap(info) or ["none"]),
             ("Peers", f"{info['peers']} connected, {info['known']} known"),
         ]
     )
     return 0
 
 
+def _bootstrap(info: dict[str, Any]) -> list[str]:
+    missing = set(info["bootstrap_missing"])
+    return [
+        f"{address} ({'not connected' if address in missing else 'connected'})"
+        for address in info["bootstrap"]
+    ]
+
+
 def _peers(arguments: argparse.Namespace) -> int:
     from kwaai.cli.output import one_line, print_json, print_table
 
-    peers = _client(arguments).peers()
+    client = _client(arguments)
+    peers = client.peers()
     if arguments.json:
         print_json({"peers": peers})
         return 0
     if not peers:
-        print("no peers yet; `kwaainet p2p connect ADDRESS` connects to one")
+        missing = client.p2p_info()["bootstrap_missing"]
+        why = f", and no connection to {' or '.join(missing)}" if missing else ""
+        print(one_line(f"no peers yet{why}; `kwaainet p2p connect ADDRESS` connects to one"))
         return 0
     rows = [
         (
@@ -97,7 +112,7 @@ def _peers(arguments: argparse.Namespace) -> int:
         for row in peers
     ]
     columns = ("Name", "Peer", "Version", "State", "Link", "Round trip", "Serves")
-    print_table(columns, rows, right=("Round trip",))
+    print_table(columns, rows, right=("Round trip",), ids=("Peer",))
     return 0
 
 
@@ -155,10 +170,13 @@ def show_ms(seconds: float | None) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.1 else f"{seconds * 1000:.2f} ms"
 
 
+def show_avoided(row: dict[str, Any]) -> str:
+    """Say for how long paths leave out a peer that failed; empty where they do not."""
+    return f"avoided for {row['avoided_s']:.0f} s" if row["avoided_s"] > 0 else ""
+
+
 def _state(row: dict[str, Any]) -> str:
-    if row["avoided_s"] > 0:
-        return f"avoided for {row['avoided_s']:.0f} s"
-    return "connected" if row["connected"] else "known"
+    return show_avoided(row) or ("connected" if row["connected"] else "known")
 
 
 def _timeout(arguments: argparse.Namespace) -> float:

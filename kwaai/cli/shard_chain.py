@@ -38,7 +38,7 @@ def _chain(arguments: argparse.Namespace) -> int:
         return 0
     count = view["block_count"]
     print(one_line(f"{view['model']}, {count} layers, {view['handle']}"))
-    print_table(_COLUMNS, chain_rows(view), right=("Round trip",))
+    print_table(_COLUMNS, chain_rows(view), right=("Round trip",), ids=("Peer",))
     if view["missing"]:
         print(_missing_text(view))
     elif not view["rows"]:
@@ -52,7 +52,7 @@ _COLUMNS = ("Layers", "Name", "Peer", "Version", "State", "Round trip")
 def chain_rows(view: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return the coverage table: what peers serve and the gaps between, in the order of layers."""
     from kwaai.cli.output import one_line
-    from kwaai.cli.p2p import show_ms
+    from kwaai.cli.p2p import show_avoided, show_ms
 
     rows: list[tuple[int, int, tuple[str, ...]]] = []
     for row in view["rows"]:
@@ -62,7 +62,7 @@ def chain_rows(view: dict[str, Any]) -> list[tuple[str, ...]]:
             f"{name} (this node)" if row["is_self"] else name,
             row["peer"],
             one_line(row["version"]) or "-",
-            row["state"],
+            show_avoided(row) or row["state"],
             show_ms(row["rtt_s"]),
         )
         rows.append((row["layers"]["start"], 1, cells))

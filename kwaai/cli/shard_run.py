@@ -299,7 +299,12 @@ def _print_stats(finished: Finished, slices: list[dict[str, object]]) -> None:
 
 
 def print_stages(
-    prompt_tokens: int, answer_tokens: int, prefill_s: float, decode_s: float, first_token_s: float
+    prompt_tokens: int,
+    answer_tokens: int,
+    prefill_s: float,
+    decode_s: float,
+    first_token_s: float,
+    queue_s: float = 0.0,
 ) -> None:
     """Print how long reading the prompt and making the answer took, to standard error."""
     from kwaai.cli.output import print_table
@@ -308,7 +313,8 @@ def print_stages(
     rows = [_stage("prefill", prompt_tokens, prefill_s), _stage("decode", decoded, decode_s)]
     stages = ("Stage", "Tokens", "ms", "ms/token", "tokens/s")
     print_table(stages, rows, right=stages[1:], stream=sys.stderr)
-    print(f"first token after {first_token_s * 1000:.0f} ms", file=sys.stderr)
+    waited = f", {queue_s * 1000:.0f} ms of it before the prompt was read" if queue_s else ""
+    print(f"first token after {first_token_s * 1000:.0f} ms{waited}", file=sys.stderr)
 
 
 def _stage(name: str, tokens: int, seconds: float) -> tuple[str, str, str, str, str]:

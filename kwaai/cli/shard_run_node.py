@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _WAYS = (("alone", "alone"), ("peer", "one peer"), ("split", "split"))
-_COLUMNS = ("Part", "Where", "Peer", "Type", "Compute ms p50", "p99", "Queue ms", "Link ms", "p99")
+_COLUMNS = ("Part", "Where", "Peer", "Type", "Compute ms", "p99", "Queue ms", "Send ms", "p99")
+_TIMES = _COLUMNS[4:]
+_ACCURATE = 0.1
 
 
 @dataclass(slots=True)
@@ -37,7 +39,8 @@ def answer_by_node(
     arguments: argparse.Namespace, client: ControlClient, messages: list[Json], sampling: Json
 ) -> int:
     """Answer with the running node. Before anything is said: NodeNotRunning, ModelNotFound."""
-    from kwaai.cli.output import Spinner, print_json
+    from kwaai.cli.output import Spinner, is_terminal, print_json
+    from kwaai.errors import KwaaiError
 
     chat = {
         "model": arguments.model or "",
@@ -47,8 +50,17 @@ def answer_by_node(
     }
     answer = _Answer()
     stream = client.answer(chat, route=arguments.route, privacy=arguments.privacy)
-    with Spinner("choosing a path") as spinner, contextlib.closing(stream) as events:
-        _write(events, answer, spinner, arguments)
+    with (
+        Spinner("choosing a path, loading what it needs here") as spinner,
+        contextlib.closing(stream) as events,
+    ):
+        try:
+            _write(events, answer, spinner, arguments)
+        except KwaaiError:
+            if answer.text and not arguments.json and is_terminal(sys.stdout):
+                sys.stdout.write("\n")  # the error begins its own line
+                sys.stdout.flush()
+            raise
     assert answer.finished is not None  # the client raises for a stream that ends without it
     if arguments.json:
         print_json(_report(answer))
@@ -139,11 +151,44 @@ def _print_stats(finished: Json) -> None:
         timings["prefill_s"],
         timings["decode_s"],
         timings["first_token_s"],
+        timings["queue_s"],
     )
     path = finished["path"]
     if path is not None:
         rows = [_hop_row(hop) for hop in path["hops"]]
-        print_table(_COLUMNS, rows, right=_COLUMNS[4:], stream=sys.stderr)
+        print_table(_COLUMNS, rows, right=_TIMES, ids=("Peer",), stream=sys.stderr)
+        for line in (_where_it_went(path), accuracy(path, achieved_tokens_s(finished))):
+            if line:
+                print(line, file=sys.stderr)
+
+
+def _where_it_went(path: Json) -> str:
+    """Say what a token took, and how much of that is not computing."""
+    if path["token_ms"] is None or path["added_ms"] is None:
+        return ""
+    token_ms, added_ms = path["token_ms"][0], path["added_ms"][0]
+    links_ms = path["links_ms"][0] if path["links_ms"] else 0.0
+    return (
+        f"a token: {token_ms:.2f} ms (median): {token_ms - added_ms:.2f} computing, "
+        f"{links_ms:.2f} on links, {max(0.0, added_ms - links_ms):.2f} waiting"
+    )
+
+
+def achieved_tokens_s(finished: Json) -> float | None:
+    """Return what `predicted_tokens_s` predicts; None for an answer of one token."""
+    decoded, decode_s = finished["completion_tokens"] - 1, finished["timings"]["decode_s"]
+    return decoded / decode_s if decoded > 0 and decode_s > 0 else None
+
+
+def accuracy(path: Json, achieved: float | None) -> str:
+    """Say how far off the prediction was; empty where there is nothing to compare."""
+    predicted = path["predicted_tokens_s"].get(path["route"])
+    if not predicted or not achieved:
+        return ""
+    factor = max(predicted, achieved) / min(predicted, achieved)
+    how = "slower" if achieved < predicted else "faster"
+    verdict = "as predicted" if factor <= 1 + _ACCURATE else f"{factor:.1f} times {how}"
+    return f"predicted {predicted:.1f} tokens/s, came to {achieved:.1f}: {verdict}"
 
 
 def _hop_row(hop: Json) -> tuple[str, ...]:
@@ -188,6 +233,7 @@ def _report(answer: _Answer) -> Json:
         "route": path.get("route"),
         "privacy": path.get("privacy"),
         "predicted_tokens_s": path.get("predicted_tokens_s"),
+        "achieved_tokens_s": achieved_tokens_s(finished),
         "hops": path.get("hops", []),
         "tried": path.get("tried", []),
     }

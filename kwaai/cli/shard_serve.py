@@ -103,11 +103,11 @@ def _not_running(
     from kwaai.errors import NodeNotRunning
 
     if arguments.off:
-        return NodeNotRunning(f"no node is running in {home.path}: nothing is served")
+        return NodeNotRunning(f"no node runs in {home.path}: nothing is served")
     model = f" --model {shlex.quote(arguments.model)}" if arguments.model else ""
     layers = "auto" if start is None else f"{start}:{stop}"
     return NodeNotRunning(
-        f"no node is running in {home.path}; start one that serves these layers with: "
+        f"no node runs in {home.path}; start one that serves these layers with: "
         f"kwaainet start --daemon{model} --serve {layers}"
     )
 

@@ -103,10 +103,36 @@ def run(arguments: argparse.Namespace) -> int:
     home, config = open_home(arguments)
     api_key = read_api_key(config.api_key_file) if config.api_key_file else None
     check_bind(config.api_host, api_key)
+    check_typed(arguments, home, config)
     if arguments.daemon:
         show_started(start_daemon(home, node_arguments(arguments)), as_json=arguments.json)
         return 0
     return _run_here(arguments, home, config, api_key)
+
+
+def check_typed(arguments: argparse.Namespace, home: Home, config: Config) -> None:
+    """Refuse a model or layers of this command line that cannot be. What is in the settings is for
+    the running node to say, which goes on without.
+
+    Raises ModelNotFound, UserError, FileCorrupt, ModelUnsupported.
+    """
+    if getattr(arguments, "ready_fd", None) is not None:
+        return  # whoever started us has looked
+    if arguments.model is None and arguments.serve is None:
+        return
+    from kwaai.errors import UserError
+    from kwaai.models.library import Library
+    from kwaai.node.serving import check_range
+    from kwaai.types import LayerRange
+
+    entry = Library(home.models).find(config.model)
+    start, _, stop = config.serve.partition(":")
+    if stop and arguments.serve is not None:
+        layers = LayerRange(int(start), int(stop))
+        try:
+            check_range(entry.name, entry.layers.stop, layers)
+        except UserError as error:
+            raise UserError(f"--serve {config.serve}: {error.message}", param="serve") from None
 
 
 def start_daemon(home: Home, arguments: list[str]) -> dict[str, Any]:
@@ -120,7 +146,7 @@ def start_daemon(home: Home, arguments: list[str]) -> dict[str, Any]:
 
 def show_started(report: dict[str, Any], *, as_json: bool) -> None:
     """Print what a node that is up reports."""
-    from kwaai.cli.output import one_line, print_json, print_pairs
+    from kwaai.cli.output import note, one_line, print_json, print_pairs
 
     if as_json:
         print_json(report)
@@ -136,6 +162,8 @@ def show_started(report: dict[str, Any], *, as_json: bool) -> None:
             ]
         )
         print(f"ready in {report['elapsed_s']:.1f} s")
+        for problem in report.get("problems", ()):
+            note(one_line(f"note: {problem['service']}: {problem['problem']}"))
     sys.stdout.flush()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from kwaai.cli.parser import Commands, Parser, add_command, add_group, number, whole_number
@@ -71,8 +71,7 @@ def _add_answer_options(parser: Parser) -> None:
     parser.add_argument(
         "--route",
         choices=("auto", "alone", "peer", "split"),
-        default="split",
-        help="who answers (default: split, over all nodes)",
+        help="who answers (default: all nodes together)",
     )
     parser.add_argument(
         "--privacy", choices=("private", "fast"), help="fast: the last node picks the tokens"
@@ -88,15 +87,21 @@ def up(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     home, config = open_home(arguments)
     plan = plan_swarm(home, config.model, arguments.nodes)
-    with Spinner("starting the nodes") as spinner:
-        reports = start_swarm(home, config, plan, spinner.update)
+    with Spinner("starting the nodes", plain=True) as spinner:
         try:
-            spinner.update("loading the layers")
-            _await_coverage(home, plan)
-            spinner.update("trying the path")
-            _try(home)
-        except BaseException:
-            stop_swarm(home)
+            reports = start_swarm(home, config, plan, spinner.update)
+            try:
+                _await_coverage(home, plan, spinner.update)
+                if config.privacy == "fast":
+                    _serve_tail(home, spinner.update)
+                spinner.update("trying the path")
+                _try(home)
+            except BaseException:
+                spinner.update("ending the nodes")
+                stop_swarm(home)
+                raise
+        except KeyboardInterrupt:
+            spinner.note("interrupted: no node is left running")
             raise
     elapsed_s = time.monotonic() - started
     if arguments.json:
@@ -108,7 +113,7 @@ def up(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _await_coverage(home: Home, plan: SwarmPlan) -> None:
+def _await_coverage(home: Home, plan: SwarmPlan, say: Callable[[str], None]) -> None:
     """Wait until the first node knows who serves every layer. Raises ResourceError, naming what is
     missing and whose log says why.
     """
@@ -129,11 +134,40 @@ def _await_coverage(home: Home, plan: SwarmPlan) -> None:
         missing = [layers for layers in plan.ranges if (layers.start, layers.stop) not in online]
         if not missing:
             return
+        ready = len(plan.ranges) - len(missing)
+        say(f"loading the layers: {ready} of {len(plan.ranges)} ranges are served")
         dead = [node.name for node in find_nodes(home) if node.running is None]
         if dead or time.monotonic() >= deadline:
             what = f"{', '.join(dead)} ended" if dead else f"{missing[0]} is not served in time"
             problem = _problem(home, find_nodes(home)[1 + plan.ranges.index(missing[0])])
             raise ResourceError(f"the swarm is not complete: {what}: {problem}")
+        time.sleep(_POLL_S)
+
+
+def _serve_tail(home: Home, say: Callable[[str], None]) -> None:
+    """Have the last node serve the model's end too, which a path in fast mode needs."""
+    from kwaai import limits
+    from kwaai.cli.control import ControlClient
+    from kwaai.errors import ResourceError
+    from kwaai.node.swarm import find_nodes, first_node
+
+    last = find_nodes(home)[-1]
+    client = ControlClient(last.home)
+    served = client.status()["served"]
+    if not served or any(row["layers"]["stop"] == row["block_count"] for row in served):
+        return
+    start, stop = served[0]["layers"]["start"], served[0]["block_count"]
+    say(f"loading layers [{start},{stop}) on {last.name}, for fast mode")
+    for _ in client.serve("", start, stop):
+        pass
+    asker, deadline = ControlClient(first_node(home).home), time.monotonic() + limits.P2P_TIMEOUT_S
+    wanted = {"start": start, "stop": stop}
+    while not any(
+        row["layers"] == wanted and row["state"] == "online"
+        for row in asker.chain(refresh=False)["rows"]
+    ):
+        if time.monotonic() >= deadline:
+            raise ResourceError(f"{last.name} serves [{start},{stop}), and node-1 does not know it")
         time.sleep(_POLL_S)
 
 
@@ -143,7 +177,7 @@ def _try(home: Home) -> None:
     from kwaai.node.swarm import first_node
 
     chat = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-    for _ in ControlClient(first_node(home).home).answer(chat, route="split", privacy=None):
+    for _ in ControlClient(first_node(home).home).answer(chat, route=None, privacy=None):
         pass
 
 
@@ -176,6 +210,7 @@ def _print_nodes(reports: list[dict[str, Any]], plan: SwarmPlan) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from kwaai.cli.control import ControlClient, Json
+    from kwaai.cli.output import Spinner
     from kwaai.cli.session import load_settings
     from kwaai.cli.shard_run import check_max_tokens, read_prompt, sampling
     from kwaai.cli.shard_run_node import answer_by_node
@@ -189,6 +224,10 @@ def run(arguments: argparse.Namespace) -> int:
         messages.insert(0, {"role": "system", "content": arguments.system})
     arguments.model = None
     first = first_node(home)
+    _note_ended(home)
+    if arguments.privacy == "fast":
+        with Spinner("looking at the last node") as spinner:
+            _serve_tail(home, spinner.update)
 
     class Client(ControlClient):
         """Calls the node that answers by its name, as the others are."""
@@ -200,6 +239,18 @@ def run(arguments: argparse.Namespace) -> int:
                 yield _named(event, first.name)
 
     return answer_by_node(arguments, Client(first.home), messages, sampling(arguments))
+
+
+def _note_ended(home: Home) -> None:
+    """Say which nodes are gone: an answer that needs their layers will fail."""
+    from kwaai.cli.output import note
+    from kwaai.node.swarm import find_nodes
+
+    if ended := [node.name for node in find_nodes(home) if node.running is None]:
+        note(
+            f"note: {', '.join(ended)} ended; to have all of them again: kwaainet swarm down, "
+            "kwaainet swarm up"
+        )
 
 
 def _named(event: dict[str, Any], name: str) -> dict[str, Any]:
@@ -260,10 +311,12 @@ def _node_status(node: SwarmNode) -> dict[str, Any]:
 
 
 def down(arguments: argparse.Namespace) -> int:
+    from kwaai.cli.output import Spinner
     from kwaai.cli.session import open_home
     from kwaai.node.swarm import stop_swarm
 
     home, _ = open_home(arguments)
-    ended = stop_swarm(home)
+    with Spinner("ending the nodes"):
+        ended = stop_swarm(home)
     print(f"ended {ended} node{'' if ended == 1 else 's'}" if ended else "no swarm ran here")
     return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import ipaddress
 import platform
 import re
 from pathlib import Path
@@ -76,7 +77,6 @@ def _absolute(path: Path) -> Path:
 FilePath = Annotated[Path, AfterValidator(_expand)]
 
 _PEER_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]+")
-_LINK_HOST = re.compile(r"[A-Za-z0-9._-]{1,190}|\[[0-9A-Fa-f:.]{2,45}\]")
 _PORT = re.compile(r"[0-9]{1,5}")
 _SERVED = re.compile(r"none|auto|(\d{1,4}):(\d{1,4})")
 
@@ -99,13 +99,33 @@ def _check_addresses(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def _is_ip(host: str) -> bool:
+    """Whether it is an IPv4 address, or an IPv6 address in brackets."""
+    is_v6 = host.startswith("[") and host.endswith("]") and "%" not in host
+    try:
+        ipaddress.IPv6Address(host[1:-1]) if is_v6 else ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_links(values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         host, _, port = value.rpartition(":")
         number = int(port) if _PORT.fullmatch(port) else 0
-        if not _LINK_HOST.fullmatch(host) or not 0 < number < 65_536:
+        if not _is_ip(host) or not 0 < number < 65_536:
             raise ValueError("must be addresses such as 203.0.113.7:8081 or [2001:db8::7]:8081")
     return tuple(dict.fromkeys(values))
+
+
+def _check_listen_host(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError(
+            "must be an IP address of this machine, or 0.0.0.0 for all of them"
+        ) from None
+    return value
 
 
 def _check_served(value: str) -> str:
@@ -198,10 +218,11 @@ class Config(BaseModel):
         AfterValidator(_check_links),
     ] = Field(
         default=(),
-        description="Where others reach `link_port`, as `host:port` with commas between them, if "
-        "that is no address of this machine: behind a router that forwards a port.",
+        description="Where others reach `link_port`, as `203.0.113.7:8081` with commas between "
+        "them, if that is no address of this machine: behind a router that forwards a port. Names "
+        "are not dialled.",
     )
-    listen_host: Text = Field(
+    listen_host: Annotated[Text, AfterValidator(_check_listen_host)] = Field(
         default="0.0.0.0",
         description="The address on which `port` and `link_port` listen; `127.0.0.1` keeps the "
         "node to this machine.",

@@ -175,7 +175,7 @@ class Bridge:
     def _died(self, reason: str) -> None:
         self._token = None
         if self._on_death is not None:
-            log.error("libp2p_thread_died", reason=reason)
+            log.info("libp2p_thread_ended", reason=reason)  # whoever is told says how bad it is
             self._on_death(reason)
 
 

@@ -91,8 +91,13 @@ async def open_listener(address: Address) -> trio.SocketListener:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise PortInUse(
-                f"port {address.port} is in use on {address.host}; end what uses it, or choose"
-                " another port"
+                f"port {address.port} on {address.host} is in use; end what uses it, or choose "
+                "another with --port"
+            ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(
+                f"{address.host} is not an address of this machine; choose another with "
+                "--listen-host"
             ) from error
         raise UserError(f"cannot listen on {address}: {error.strerror or error}") from error
     return trio.SocketListener(sock)

@@ -107,6 +107,8 @@ class Link(SecuredProtocol):
         """Of the loop's clock: when a message last passed."""
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
+        self.measured = asyncio.Event()
+        """The first round trip is known."""
         self.is_superseded = False
         """Whether this dial ended because there is another link to the peer."""
         self.goodbye: Reason | None = None
@@ -189,6 +191,7 @@ class Link(SecuredProtocol):
                 self._deliver(event.channel, event.data)
             elif isinstance(event, channels.Ponged):
                 self._vigil.ponged(event.token)
+                self.measured.set()
             elif isinstance(event, channels.Ready):
                 if self.stage is not Stage.CONFIRM:
                     raise WireError("it takes a link twice")

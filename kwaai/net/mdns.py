@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import random
 import secrets
 import string
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -90,7 +91,11 @@ class Mdns:
                     announced = current
                     self.is_working = True
                 await asyncio.sleep(limits.MDNS_RETRY_S)
-                for peer, where in list(self._present.values()):
+                present = list(self._present.values())
+                # Whoever invents neighbours does not make us knock on all their doors.
+                for peer, where in random.sample(
+                    present, min(len(present), limits.MDNS_RETRIES_MAX)
+                ):
                     self._spawn(self._report(peer, where))
         finally:
             with contextlib.suppress(Exception):  # as above

@@ -17,6 +17,7 @@ from kwaai.wire.frames import Reason
 
 _LATE_S = 1.0  # a timer that is later than this says that this process itself stood still
 _PROBES_AT_FIRST = 3
+_PINGS_AT_FIRST = 2  # beside the one that opens
 
 
 class Watched(Protocol):
@@ -49,7 +50,7 @@ class Vigil:
         self._grace_s = 0.0  # silence counts from here, or from the last record
         self._ping_due_s = 0.0
         self._probed_s = 0.0
-        self._probes_left = _PROBES_AT_FIRST
+        self._probes_left, self._pings_left = _PROBES_AT_FIRST, _PINGS_AT_FIRST
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
 
@@ -91,7 +92,11 @@ class Vigil:
     def ponged(self, token: bytes) -> None:
         """Take a pong, and measure the bandwidth with the next ping if that is due."""
         self.meter.answered(token, self._link.received_s)
-        if self._probes_left and self._link.is_idle_now:
+        if self._pings_left:  # one round trip says little, at the start of all
+            self._pings_left -= 1
+            self._ping(self._loop.time())
+            self._rearm()
+        elif self._probes_left and self._link.is_idle_now:
             self._probes_left -= 1
             self._probe()
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 
-from kwaai.errors import ResourceError
+from kwaai.errors import KwaaiError, ResourceError
 from kwaai.node.generate import (
     Finished,
     GenerationRequest,
@@ -33,6 +33,7 @@ class Answers:
         self._idle.set()
         self.under_way = 0
         """Answers that have begun and not ended."""
+        self._finished = self._failed = 0
 
     def models(self) -> list[ModelCard]:
         """See Generator."""
@@ -45,7 +46,8 @@ class Answers:
 
     def stats(self) -> Mapping[str, float]:
         """See Generator."""
-        return {**self._inner.stats(), **self._more_stats()}
+        counted = {"answers": self._finished, "answers_failed": self._failed}
+        return {**self._inner.stats(), **counted, **self._more_stats()}
 
     async def generate(
         self, request: GenerationRequest
@@ -58,7 +60,11 @@ class Answers:
         try:
             async with contextlib.aclosing(self._inner.generate(request)) as items:
                 async for item in items:
+                    self._finished += isinstance(item, Finished)
                     yield item
+        except KwaaiError:
+            self._failed += 1
+            raise
         finally:
             self.under_way -= 1
             if not self.under_way:

@@ -1,7 +1,7 @@
 """Who is at fault when a session along hops fails: what peers say, as errors that a person can use.
 
-A hop may name itself, a hop of its path or this node, and no code but those of failures between
-nodes: its words are shown, and decide nothing else.
+A hop may name itself or a hop beside it, and no code but those of failures between nodes: its words
+are shown. Of a hop and the one that it names either may be at fault, so the error names both.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ class Blame:
         peer: PeerId,
         what: str,
         retry_after_s: float | None = None,
+        accuser: PeerId | None = None,
     ) -> PeerError:
         """Return an error that names `peer`."""
         message = f"{self.name(peer)} {what}; {_REMEDY}"
-        return kind(message, peer=peer, retry_after_s=retry_after_s)
+        return kind(message, peer=peer, retry_after_s=retry_after_s, accuser=accuser)
 
     def own(self, error: PeerError, peer: PeerId) -> PeerError:
         """Return an error that this node met while it talked to `peer`, in the same words."""
@@ -64,19 +65,22 @@ class Blame:
         if refused.reason is RefusedReason.UNREACHABLE_NEXT and refused.hop + 1 < len(self._hops):
             following = self._hops[refused.hop + 1]
             what = f"cannot be reached by {self.name(hop)}: {refused.message}"
-            return self.error(PeerUnreachable, following, what, retry_s)
+            return self.error(PeerUnreachable, following, what, retry_s, accuser=hop)
         what = f"refuses ({reason}): {refused.message}"
         return self.error(PeerRefused, hop, what, retry_s)
 
     def failed(self, failed: Failed, reporter: PeerId) -> PeerError:
-        """Return why a hop ends its session: by its own fault, or, it says, by a neighbour's."""
+        """Return why a hop ends its session: by its own fault, or, it says, by a neighbour's.
+
+        When it may be asked again is for this node to say: it has taken the session, and broken it.
+        """
         kind = _KINDS.get(failed.code, PeerError)
-        retry_s = _seconds(failed.retry_after_ms)
-        if failed.culprit == reporter or failed.culprit not in self._hops:
+        at = self._hops.index(reporter)
+        if failed.culprit not in self._hops[max(0, at - 1) : at] + self._hops[at + 1 : at + 2]:
             what = f"failed at step {failed.step} ({failed.code}): {failed.message}"
-            return self.error(kind, reporter, what, retry_s)
+            return self.error(kind, reporter, what)
         what = f"failed at step {failed.step}, says {self.name(reporter)}: {failed.message}"
-        return self.error(kind, failed.culprit, what, retry_s)
+        return self.error(kind, failed.culprit, what, accuser=reporter)
 
 
 def _seconds(milliseconds: int) -> float | None:

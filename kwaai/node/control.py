@@ -89,6 +89,8 @@ class P2pInfo:
     links: tuple[str, ...]
     """host:port of the encrypted links."""
     bootstrap: tuple[str, ...]
+    bootstrap_missing: tuple[str, ...]
+    """Those of them that are not connected now."""
     peers: int
     """Connected now."""
     known: int
@@ -127,6 +129,8 @@ class ChainRow:
     is_self: bool
     sessions_free: int
     decode_s: float
+    avoided_s: float = 0.0
+    """For how much longer paths leave the peer out, after a failure."""
 
 
 @dataclass(frozen=True, slots=True)

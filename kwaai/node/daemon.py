@@ -205,6 +205,72 @@ class Reporter:
             os.write(self._descriptor, json.dumps(message).encode() + b"\n")
 
 
+class Starting:
+    """A node that was started apart from this terminal, until it has said how that went."""
+
+    def __init__(
+        self,
+        home: Home,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start `kwaainet start ARGUMENTS` in this home. `environment`: instead of this process's.
+
+        Raises NodeRunning.
+        """
+        if is_claimed(home):
+            raise _running_already(home)
+        self.home = home
+        inherited = os.environ if environment is None else environment
+        self._ours, theirs = os.pipe()
+        with contextlib.ExitStack() as until_started:
+            until_started.callback(os.close, theirs)
+            output = os.open(
+                home.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            until_started.callback(os.close, output)
+            self._process = subprocess.Popen(
+                [*program(), "start", "--ready-fd", str(theirs), *arguments],
+                cwd=home.path,
+                env={**inherited, HOME_VARIABLE: str(home.path)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs],
+                start_new_session=True,  # no terminal, and no signals from one
+            )
+
+    def report(
+        self,
+        timeout_s: float = limits.START_TIMEOUT_S,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, Any]:
+        """Wait until the node is up; return what it reports. Once.
+
+        Raises what the node raised, or ResourceError when it says nothing in time or ends without a
+        word. Interrupted, it ends the node.
+        """
+        try:
+            return _await_report(self._ours, self._process, self.home, timeout_s, say)
+        except KeyboardInterrupt:
+            self.end()
+            raise
+        finally:
+            os.close(self._ours)
+
+    def end(self) -> None:
+        """End the process, however far it has come."""
+        for wait_s, end in (
+            (limits.SERVICE_HURRY_S, self._process.terminate),
+            (limits.SERVICE_STOP_TIMEOUT_S, self._process.terminate),  # does not wait for anything
+            (limits.STOP_TIMEOUT_S, self._process.kill),
+        ):
+            end()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(wait_s)
+                return
+
+
 def spawn(
     home: Home,
     arguments: Sequence[str] = (),
@@ -215,32 +281,9 @@ def spawn(
 ) -> dict[str, Any]:
     """Start `kwaainet start ARGUMENTS` in this home, apart from this terminal; return its report.
 
-    `environment`: instead of this process's. Raises what the node raised, or ResourceError when it
-    says nothing in time or ends without a word.
+    `environment`: instead of this process's. Raises as Starting and its report do.
     """
-    if is_claimed(home):
-        raise _running_already(home)
-    inherited = os.environ if environment is None else environment
-    ours, theirs = os.pipe()
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, ours)
-        with contextlib.ExitStack() as until_started:
-            until_started.callback(os.close, theirs)
-            output = os.open(
-                home.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            until_started.callback(os.close, output)
-            process = subprocess.Popen(
-                [*program(), "start", "--ready-fd", str(theirs), *arguments],
-                cwd=home.path,
-                env={**inherited, HOME_VARIABLE: str(home.path)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[theirs],
-                start_new_session=True,  # no terminal, and no signals from one
-            )
-        return _await_report(ours, process, home, timeout_s, say)
+    return Starting(home, arguments, environment).report(timeout_s, say)
 
 
 def program() -> list[str]:

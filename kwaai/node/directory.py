@@ -16,8 +16,10 @@ from dataclasses import replace
 import kwaai
 from credentials.keys import PeerId, SecretKey
 from kwaai import limits, log
-from kwaai.errors import KwaaiError
-from kwaai.net.network import Network
+from kwaai.errors import KwaaiError, UserError
+from kwaai.net.dial import Scope, dialable, scope_of
+from kwaai.net.multiaddrs import parse_multiaddr
+from kwaai.net.network import Connection, Network
 from kwaai.node.gossip import Gossip
 from kwaai.node.rates import Rates
 from kwaai.node.record_dht import RecordDht
@@ -120,6 +122,24 @@ class Directory:
         """Return the fresh record of one peer that has not withdrawn."""
         held = self._store.get(peer, self._now())
         return None if held is None or held.record.withdrawn else held.record
+
+    def link_addresses(self, peer: PeerId) -> tuple[str, ...]:
+        """Return where a peer's links may be dialled, by its own record: IP addresses. Loopback
+        ones only while somebody is connected over loopback: nodes of this machine are about then.
+        """
+        record = self.record(peer)
+        if record is None:
+            return ()
+        return dialable(record.links, self._least())
+
+    def _least(self) -> Scope:
+        near = any(map(_is_loopback, self._network.connections()))
+        return Scope.MACHINE if near else Scope.SITE
+
+    def has_met(self, peer: PeerId) -> bool:
+        """Say whether a peer told us its record itself: no invention of another's."""
+        held = self._store.get(peer, self._now())
+        return held is not None and held.source == peer
 
     def add_listener(self, listener: Callable[[], None]) -> None:
         """Have `listener` called soon after what some node serves has changed, or a node is gone.
@@ -255,7 +275,7 @@ class Directory:
 
     async def _connect(self, peer: PeerId, addresses: Sequence[str]) -> None:
         try:
-            await self._network.connect_peer(peer, addresses)
+            await self._network.connect_peer(peer, _dialable_multiaddrs(addresses, self._least()))
         except KwaaiError as error:
             _log.debug("peer_not_reached", peer=peer, reason=str(error))
 
@@ -309,6 +329,26 @@ class Directory:
         self._notice = None
         for listener in self._listeners:
             listener()
+
+
+def _is_loopback(connection: Connection) -> bool:
+    try:
+        return parse_multiaddr(connection.address)[0].is_loopback
+    except UserError:
+        return False
+
+
+def _dialable_multiaddrs(texts: Sequence[str], least: Scope) -> tuple[str, ...]:
+    """Keep the IP addresses: a stranger does not choose which names are looked up here."""
+    kept = []
+    for text in texts:
+        try:
+            address = parse_multiaddr(text)[0]
+        except UserError:
+            continue
+        if address.is_ip and scope_of(address.host) >= least:
+            kept.append(text)
+    return tuple(kept)
 
 
 def _place(record: NodeRecord) -> object:

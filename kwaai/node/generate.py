@@ -124,6 +124,7 @@ class Timings:
     """Where the time of one generation went, in seconds."""
 
     queue_s: float
+    """Until the prompt was begun: for a free slot, and for a path to be chosen and opened."""
     prefill_s: float
     decode_s: float
     first_token_s: float

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from kwaai.config import Config
 from kwaai.errors import KwaaiError
-from kwaai.limits import DECODE_BYTES_S_GUESS, DECODE_PASS_S_GUESS
+from kwaai.limits import DECODE_BLOCK_S_GUESS, DECODE_BYTES_S_GUESS, DECODE_PASS_S_GUESS
 from kwaai.models import footprint
 from kwaai.models.gguf import GGUFHeader
 from kwaai.node.local_slices import LoadedSlice, LocalSlices
@@ -25,24 +25,22 @@ def home_part(model: LocalModel, slices: LocalSlices, config: Config) -> HomePar
     loaded = [row for row in slices.loaded() if row.host is not None]
     mine = [row for row in loaded if row.model.handle == model.handle]
     available = _available_bytes(loaded, model, config)
-    bytes_s = _bytes_per_second(loaded)
+    bytes_s, overhead_s = _bytes_per_second(loaded)
+    measured = {row.layers: decode_s for row in mine if (decode_s := _decode_s(row)) > 0}
     header = model.entry.header
-    if not model.entry.whole:
-        blocks = footprint.block_bytes(header)
-        block_s = sum(blocks) / max(1, len(blocks)) / bytes_s
-        held = sum(len(layers) for layers in model.held)
-        return HomePart(block_s, footprint.head_bytes(header) / bytes_s, held, None)
-    block_s = sum(footprint.block_bytes(header)) / model.block_count / bytes_s
+    blocks = footprint.block_bytes(header)
+    block_s = sum(blocks) / max(1, len(blocks)) / bytes_s + overhead_s
     head_s = footprint.head_bytes(header) / bytes_s
+    if not model.entry.whole:
+        held = sum(len(layers) for layers in model.held)
+        return HomePart(block_s, head_s, held, None, DECODE_PASS_S_GUESS, measured)
     whole = LayerRange(0, model.block_count)
-    alone_s: float | None = None
-    measured = [row for row in mine if row.layers == whole and row.host is not None]
-    if measured:
-        alone_s = _decode_s(measured[0]) or block_s * model.block_count + head_s
-    elif _fits(model, whole, available):
+    alone_s = measured.get(whole)
+    runs = any(row.layers == whole for row in mine)
+    if alone_s is None and (runs or _fits(model, whole, available)):
         alone_s = DECODE_PASS_S_GUESS + block_s * model.block_count + head_s
     most = min(blocks_max(model, available), config.home_blocks or model.block_count)
-    return HomePart(block_s, head_s, most, alone_s)
+    return HomePart(block_s, head_s, most, alone_s, DECODE_PASS_S_GUESS, measured)
 
 
 def blocks_max(model: LocalModel, available: int) -> int:
@@ -89,15 +87,19 @@ def _decode_s(row: LoadedSlice) -> float:
     return 0.0 if row.host is None else row.host.stats.decode_us / 1e6
 
 
-def _bytes_per_second(loaded: list[LoadedSlice]) -> float:
-    """Bytes of weights that a decode step here goes through, by what was measured."""
+def _bytes_per_second(loaded: list[LoadedSlice]) -> tuple[float, float]:
+    """Bytes of weights that a decode step here goes through, and seconds that each block takes
+    besides: by what was measured, where the first has all, else guessed.
+    """
     nbytes, seconds = 0, 0.0
     for row in loaded:
         decode_s = _decode_s(row)
         if decode_s > 0:
             nbytes += _weights(row.model.entry.header, row.layers, row.model)
-            seconds += decode_s
-    return nbytes / seconds if nbytes and seconds > 0 else DECODE_BYTES_S_GUESS
+            seconds += max(decode_s - DECODE_PASS_S_GUESS, decode_s / 2)
+    if nbytes and seconds > 0:
+        return nbytes / seconds, 0.0
+    return DECODE_BYTES_S_GUESS, DECODE_BLOCK_S_GUESS
 
 
 def _weights(header: GGUFHeader, layers: LayerRange, model: LocalModel) -> int:

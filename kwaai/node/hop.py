@@ -25,6 +25,7 @@ from kwaai.limits import (
 from kwaai.log import get_logger
 from kwaai.net.channel import Channel
 from kwaai.node.fast import parse_sampling
+from kwaai.node.next_hop import NextHops
 from kwaai.node.parts import Part, Ran
 from kwaai.node.shard_control import ShardControl
 from kwaai.wire.messages import (
@@ -93,14 +94,18 @@ class ServedSession:
         part: Part,
         control: ShardControl,
         counters: HopCounters,
+        next_hops: NextHops,
         *,
         me: PeerId,
     ) -> None:
         """Raises PeerMisbehaved for an OPEN that is not the requester's to make."""
         self.wanted, self.requester, self.part = wanted, requester, part
-        self.used_s = time.monotonic()
+        self.began_s = self.used_s = time.monotonic()
         self.task: asyncio.Task[None] | None = None
+        self.found_full = False
+        """Whether its slice had no session left."""
         self._control, self._counters, self._me = control, counters, me
+        self._next_hops = next_hops
         self._key = ("hop", wanted.session)
         self._state = HopSession(
             wanted,
@@ -124,6 +129,11 @@ class ServedSession:
     def peers(self) -> frozenset[PeerId]:
         """Whose links this session cannot do without."""
         return frozenset({self.requester, self.wanted.previous, self.wanted.next})
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it takes no step any more."""
+        return self._is_ending
 
     @property
     def progress(self) -> Progress:
@@ -207,9 +217,12 @@ class ServedSession:
             await self.part.open(self._key)
         except (Busy, WorkerLost) as error:
             wait_s = error.retry_after_s or 1.0
+            self.found_full = isinstance(error, Busy)
             raise HopRefusal(RefusedReason.BUSY, error.message, wait_s) from None
         try:
-            link = await links.get(wanted.next, wanted.next_addresses)
+            link = await self._next_hops.link(self.requester, wanted)
+        except Busy as error:
+            raise HopRefusal(RefusedReason.BUSY, error.message, error.retry_after_s) from None
         except PeerError as error:
             raise HopRefusal(
                 RefusedReason.UNREACHABLE_NEXT, f"it cannot reach the next hop: {error.message}"
@@ -335,13 +348,14 @@ class ServedSession:
         wanted = self.wanted
         retry_ms = round(1000 * (error.retry_after_s or 0.0))
         message: Refused | Failed
-        if not self._is_opened:
+        blamed = getattr(error, "peer", None)
+        if not self._is_opened and blamed not in (wanted.previous, wanted.next):
             self._counters.refused += 1
             reason = error.reason if isinstance(error, HopRefusal) else RefusedReason.BAD_REQUEST
             message = Refused(wanted.session, wanted.hop, reason, error.message, retry_ms)
         else:
             self._counters.failed += 1
-            culprit = PeerId(getattr(error, "peer", None) or self._me)
+            culprit = PeerId(blamed or self._me)
             step = self._state.next_step
             message = Failed(wanted.session, step, culprit, error.code, error.message, retry_ms)
             log.warning("shard_session_failed", code=error.code, culprit=culprit, step=step)

@@ -82,7 +82,7 @@ class LocalSlices:
         """Sessions of all slices: none may be left when nobody asks any more."""
         return sum(s.host.sessions_open for s in self._slices.values() if s.host)
 
-    async def acquire(self, model: str, layers: LayerRange) -> SliceHost:
+    async def acquire(self, model: str | LocalModel, layers: LayerRange) -> SliceHost:
         """Return the running slice of `layers`, loaded and measured; `release` gives it back.
 
         All layers are the model's own file: tokens in, logits out. Otherwise the range that begins
@@ -90,7 +90,7 @@ class LocalSlices:
         take and give rows. Raises ModelNotFound, ModelUnsupported for a range that is not here or
         cannot be cut, OutOfMemory with the numbers, and what the load raises.
         """
-        found = await self.model(model)
+        found = model if isinstance(model, LocalModel) else await self.model(model)
         key = found.handle, layers
         loaded = self._slices.get(key)
         if loaded is not None and loaded.host is not None and loaded.host.state == "failed":

@@ -74,7 +74,9 @@ class Node:
         self.serving = Serving(
             self.slices, self.directory, self.link_addresses, memory_blocks(config)
         )
-        self.shards = ShardServer(self.control, self.serving)
+        self.shards = ShardServer(
+            self.control, self.serving, addresses=self.directory.link_addresses
+        )
         self.serving.attach(self.shards)
         self.avoided = AvoidList()
         self._generator = SwarmGenerator(
@@ -161,6 +163,9 @@ class Node:
             "api_port": _port_of_url(self.api_address),
             "model": self.config.model,
             "serves": self.config.serve,
+            "problems": [
+                {"service": s.name, "problem": s.error} for s in self.services.statuses() if s.error
+            ],
         }
 
     def link_addresses(self) -> tuple[str, ...]:

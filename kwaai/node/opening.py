@@ -5,6 +5,7 @@ Retries here and nowhere else, and only before the first token. Samples nothing,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,14 @@ from kwaai.wire.requester import HopPlan
 log = get_logger(__name__)
 
 HERE = "here"
+
+_REASONS = {
+    "peer_unreachable": "it cannot be reached",
+    "peer_lost": "the connection to it was lost",
+    "peer_stalled": "it did not answer in time",
+    "peer_misbehaved": "it broke the protocol",
+    "peer_refused": "it refused",
+}
 
 Outcome = Callable[[str, KwaaiError | None], None]
 """Told (PeerId, None) when a peer has done its part of an answer, else (PeerId, what went wrong).
@@ -62,6 +71,8 @@ class OpenPath:
     hosts: list[SliceHost]
     tried: tuple[str, ...]
     output: Output = ()
+    reading_s: float = 0.0
+    """When it began to read the prompt, of `time.perf_counter`."""
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -119,6 +130,10 @@ class PathOpener:
         avoid: set[str] = set()
         while True:
             chosen = await self._choose(wanted, frozenset(avoid))
+            if not self._is_loaded(wanted, chosen):
+                # Loading measures: what was a guess is known then, and may decide otherwise.
+                self._release(await self._load(wanted, chosen))
+                chosen = await self._choose(wanted, frozenset(avoid))
             try:
                 return await self._begin(wanted, chosen, tuple(tried))
             except PeerError as error:
@@ -126,11 +141,14 @@ class PathOpener:
                 tried.append(error.message)
                 if error.peer is None or error.peer in avoid or len(tried) >= SHARD_PATH_TRIES_MAX:
                     raise
-                avoid.add(error.peer)
+                if error.accuser is None:
+                    avoid.add(error.peer)
                 try:
-                    await self._choose(wanted, frozenset(avoid))
+                    other = await self._choose(wanted, frozenset(avoid))
                 except PathMissing:
                     raise error from None  # there is no other: this is what a person can act on
+                if other.path.hops == chosen.path.hops:
+                    raise
                 self.retried += 1
                 log.info("path_retried", peer=error.peer, problem=error.message)
 
@@ -140,14 +158,10 @@ class PathOpener:
         )
 
     async def _begin(self, wanted: Wanted, chosen: Chosen, tried: tuple[str, ...]) -> OpenPath:
-        model, way = wanted.model.local, chosen.path
-        hosts: list[SliceHost] = []
+        way = chosen.path
+        hosts = await self._load(wanted, chosen)
         opened: OpenPath | None = None
         try:
-            assert way.first is not None  # block 0 goes with the embedding, which is the asker's
-            hosts.append(await self._slices.acquire(model.name, way.first))
-            if way.last is not None:
-                hosts.append(await self._slices.acquire(model.name, way.last))
             path = AnswerPath(hosts[0], hosts[1] if way.last is not None else None)
             opened = OpenPath(chosen, wanted.privacy, path, hosts, tried)
             if wanted.on_path is not None:
@@ -156,6 +170,7 @@ class PathOpener:
             if path.remote is not None:
                 said = [path.remote.opened[hop] for hop in range(len(way.hops))]
                 self._routes.remember([PeerId(peer) for peer in opened.peers], said)
+            opened.reading_s = time.perf_counter()
             opened.output = await path.prefill(wanted.prompt)
         except BaseException:
             if opened is not None:
@@ -165,6 +180,25 @@ class PathOpener:
             raise
         self.opened += 1
         return opened
+
+    def _is_loaded(self, wanted: Wanted, chosen: Chosen) -> bool:
+        """Whether everything of a path that this node runs itself does run."""
+        handle = wanted.model.local.handle
+        here = {row.layers for row in self._slices.loaded() if row.model.handle == handle}
+        return {chosen.path.first, chosen.path.last} - {None} <= here
+
+    async def _load(self, wanted: Wanted, chosen: Chosen) -> list[SliceHost]:
+        """Take this node's own parts of a path; `_release` gives them back."""
+        way, hosts = chosen.path, list[SliceHost]()
+        assert way.first is not None  # block 0 goes with the embedding, which is the asker's
+        try:
+            for layers in (way.first, way.last):
+                if layers is not None:
+                    hosts.append(await self._slices.acquire(wanted.model.local, layers))
+        except BaseException:
+            self._release(hosts)
+            raise
+        return hosts
 
     def _plan(self, wanted: Wanted, chosen: Chosen) -> RemotePlan | None:
         way, model = chosen.path, wanted.model.local
@@ -201,19 +235,27 @@ class PathOpener:
 
     def done(self, opened: OpenPath) -> None:
         """Note that every hop of a path has done its part."""
+        self._routes.worked_together(opened.peers)
+        steps_s = tuple(opened.path.timings.remote_s)
+        self._routes.claims.measured(opened.peers, opened.chosen.path.token_s, steps_s)
         for peer in opened.peers:
             self._avoided.answered(peer)
             if self._on_outcome is not None:
                 self._on_outcome(peer, None)
 
     def note(self, error: KwaaiError) -> None:
-        """Note a failure: whoever is at fault is left alone for a while, unless it is only busy."""
+        """Note a failure: whoever is at fault is left alone for a while, unless it is only busy.
+
+        Of two that say that it was the other, neither is: they are no neighbours for a while.
+        """
         self.failed += 1
         peer = error.peer if isinstance(error, PeerError) else None
         if peer is None:
             return
-        if not (isinstance(error, PeerRefused) and error.retry_after_s):
-            self._avoided.failed(peer, error.code)
+        if isinstance(error, PeerError) and error.accuser is not None:
+            self._routes.keep_apart(peer, error.accuser, error.code)
+        elif not (isinstance(error, PeerRefused) and error.retry_after_s):
+            self._avoided.failed(peer, _REASONS.get(error.code, error.code))
         if self._on_outcome is not None:
             self._on_outcome(peer, error)
 

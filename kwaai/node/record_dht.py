@@ -71,7 +71,7 @@ class RecordDht:
         try:
             record = parse_unverified(value)
             if key != record_key(record.peer):
-                raise RecordInvalid("key", f"a record of {record.peer} lay under another key")
+                raise RecordInvalid(f"a record of {record.peer} lay under another key", "key")
             check_times(record, self._now())
             self._check_signature(value)
         except RecordInvalid as error:

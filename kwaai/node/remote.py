@@ -121,6 +121,11 @@ class RemoteSession:
         self._progress: dict[int, Progress] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._doubt: asyncio.Task[None] | None = None
+        self._inquiry: asyncio.Task[None] | None = None
+        self._heard: set[PeerId] = set()
+        """Hops that are known to live since the inquiry began."""
+        self._ended: set[PeerId] = set()
+        """Hops that have said that the session is over for them, and say no more."""
         self._asked: set[PeerId] = set()
         self._is_closed = False
 
@@ -205,8 +210,9 @@ class RemoteSession:
         self._fail(WorkerLost("the session was closed"))
         if self._timer is not None:
             self._timer.cancel()
-        if self._doubt is not None:
-            self._doubt.cancel()
+        for task in (self._doubt, self._inquiry):
+            if task is not None:
+                task.cancel()
         for channel in (self._in, self._out):
             if channel is not None:
                 channel.close()
@@ -272,6 +278,10 @@ class RemoteSession:
     # What comes. Called by links.
 
     def _receive(self, message: bytes) -> None:
+        if self._steps is None:
+            what = "answers before it was asked anything"
+            self._fail(self._blame.error(PeerMisbehaved, self._peers[-1], what))
+            return
         try:
             result = self._state.on_result(self._peers[-1], parse_data(message))
         except PeerError as error:
@@ -298,13 +308,16 @@ class RemoteSession:
         """Take a hop's control message; `peer` is its sender."""
         if peer not in self._peers:
             return
+        self._heard.add(peer)
         if isinstance(message, Failed):
-            self._fail(self._blame.failed(message, peer))
+            self._ended.add(peer)
+            self._changed.set()
+            self._blamed(self._blame.failed(message, peer))
             return
         if message.hop >= len(self._peers) or self._peers[message.hop] != peer:
             self._fail(self._blame.error(PeerMisbehaved, peer, "answers for another hop"))
         elif isinstance(message, Refused):
-            self._fail(self._blame.refused(message, peer))
+            self._blamed(self._blame.refused(message, peer))
         elif isinstance(message, Progress):
             self._progress[message.hop] = message
         else:
@@ -332,7 +345,24 @@ class RemoteSession:
             self._changed.set()
         return self._failure
 
-    # Stalls.
+    # Who is at fault.
+
+    def _blamed(self, error: PeerError) -> None:
+        """End the session because of what a hop says; of another hop only after a look."""
+        if error.accuser is None:
+            self._fail(error)
+        elif self._inquiry is None and self._failure is None:
+            self._inquiry = asyncio.create_task(self._inquire(error))
+
+    async def _inquire(self, error: PeerError) -> None:
+        """See whether a hop that another one blames lives. If it does, it may be either's fault."""
+        accused = PeerId(error.peer or "")
+        self._heard = set(self._ended)
+        await self._probe(accused)
+        await self._until(lambda: accused in self._heard, SHARD_PROBE_TIMEOUT_S)
+        if accused not in self._heard:
+            error.accuser = None
+        self._fail(error)
 
     def _look(self) -> None:
         """The timer: is the oldest step overdue?"""
@@ -362,7 +392,11 @@ class RemoteSession:
             entry.due_s += entry.patience_s
             return
         what = f"{stalled.what} (step {number}, for {waited_s:.1f} s)"
-        self._fail(self._blame.error(PeerStalled, self._peers[stalled.hop], what))
+        accuser = self._peers[stalled.hop - 1] if stalled.is_disputed else None
+        if accuser is not None:
+            what = f"{what}; {self._blame.name(accuser)} says that it has sent it"
+        peer = self._peers[stalled.hop]
+        self._fail(self._blame.error(PeerStalled, peer, what, accuser=accuser))
 
     async def _probe(self, peer: PeerId) -> None:
         with contextlib.suppress(PeerError):  # it does not answer either

@@ -8,6 +8,7 @@ choice are `kwaai.placement.paths`'. Trust will add to what makes a candidate; t
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,10 +18,18 @@ from itertools import pairwise
 from credentials.keys import PeerId
 from kwaai.config import Config
 from kwaai.errors import PathMissing, PeerError
-from kwaai.limits import DIRECTORY_WAIT_S, PEER_PAIRS_MAX, SHARD_LINK_AHEAD_S, SHARD_LINKS_AHEAD_MAX
+from kwaai.limits import (
+    DIRECTORY_WAIT_S,
+    PATH_CANDIDATES_MAX,
+    PEER_PAIRS_MAX,
+    SHARD_APART_S,
+    SHARD_LINK_AHEAD_S,
+    SHARD_LINKS_AHEAD_MAX,
+)
 from kwaai.log import get_logger
 from kwaai.net.links import Links
 from kwaai.node.avoid import AvoidList
+from kwaai.node.claims import Claims
 from kwaai.node.directory import Directory
 from kwaai.node.home import home_part
 from kwaai.node.local_slices import LocalSlices
@@ -78,6 +87,8 @@ class Routes:
         self._config, self._slices, self._links = config, slices, links
         self._directory, self._avoided = directory, avoided
         self._pairs: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._apart = AvoidList()
+        self.claims = Claims()
 
     async def choose(
         self,
@@ -95,16 +106,18 @@ class Routes:
         if route == "alone":
             choice = choose_path(model.block_count, (), home, privacy=privacy, route=route)
             return self._chosen(model, choice, route, privacy, {}, frozenset())
-        found = self._candidates(model, context_tokens)
+        found = self._candidates(model, context_tokens, home.block_s)
         shunned = self._avoided.peers() | avoid
         if not found or self._choice(model, found, home, route, privacy, shunned).best is None:
             await self._directory.refresh(model.handle, DIRECTORY_WAIT_S)
-            found = self._candidates(model, context_tokens)
+            found = self._candidates(model, context_tokens, home.block_s)
         await self._meet(found)
         shunned = self._avoided.peers() | avoid
         candidates = [(self._measured(c), record) for c, record in found]
         choice = self._choice(model, candidates, home, route, privacy, shunned)
-        addresses: dict[str, tuple[str, ...]] = {r.peer: r.links for _, r in candidates}
+        addresses: dict[str, tuple[str, ...]] = {
+            r.peer: self._directory.link_addresses(r.peer) for _, r in candidates
+        }
         shunned &= addresses.keys()
         return self._chosen(model, choice, route, privacy, addresses, shunned)
 
@@ -116,18 +129,32 @@ class Routes:
         while len(self._pairs) > PEER_PAIRS_MAX:
             self._pairs.popitem(last=False)
 
+    def keep_apart(self, one: str, other: str, reason: str) -> None:
+        """Take no path on which these two are neighbours, for a while, if there is another."""
+        self._apart.failed(" ".join(_pair(one, other)), reason)
+
+    def worked_together(self, peers: Sequence[str]) -> None:
+        """Note that a path's hops have carried an answer."""
+        for one, other in pairwise(peers):
+            self._apart.answered(" ".join(_pair(one, other)))
+
     # Candidates.
 
     def _candidates(
-        self, model: LocalModel, context_tokens: int
+        self, model: LocalModel, context_tokens: int, block_s: float
     ) -> list[tuple[Candidate, NodeRecord]]:
-        return [
+        """Return who may take part. Of too many (records are cheap to invent) those with a link,
+        then those that we have met, then any.
+        """
+        found = [
             (
                 Candidate(
                     peer=record.peer,
                     name=record.name,
                     layers=served.layers,
-                    decode_s=served.decode_us / 1e6,
+                    decode_s=self.claims.believed_s(
+                        record.peer, served.decode_us / 1e6, block_s * len(served.layers)
+                    ),
                     rtt_s=-1.0,
                     sessions_free=served.sessions_free,
                     head=served.head,
@@ -139,6 +166,14 @@ class Routes:
             for served in record.served
             if _is_usable(served, model, context_tokens)
         ]
+        if len(found) > PATH_CANDIDATES_MAX:
+            found.sort(key=lambda entry: self._strangeness(entry[1]))
+        return found[:PATH_CANDIDATES_MAX]
+
+    def _strangeness(self, record: NodeRecord) -> tuple[bool, bool, float]:
+        """Sort those first that are known to be there; strangers in any order."""
+        has_link = self._links.link(record.peer) is not None
+        return not has_link, not self._directory.has_met(record.peer), random.random()
 
     def _measured(self, candidate: Candidate) -> Candidate:
         link = self._links.link(PeerId(candidate.peer))
@@ -155,14 +190,17 @@ class Routes:
             for _, record in found
             if self._links.link(record.peer) is None and record.peer not in avoid
         }
-        chosen = list(unmet.values())[:SHARD_LINKS_AHEAD_MAX]
+        chosen = sorted(unmet.values(), key=self._strangeness)[:SHARD_LINKS_AHEAD_MAX]
         if chosen:
             await asyncio.gather(*(self._link(record) for record in chosen))
 
     async def _link(self, record: NodeRecord) -> None:
         try:
             async with asyncio.timeout(SHARD_LINK_AHEAD_S):
-                await self._links.get(record.peer, record.links)
+                link = await self._links.get(
+                    record.peer, self._directory.link_addresses(record.peer)
+                )
+                await link.measured.wait()  # or the choice would have to guess its round trip
         except TimeoutError:
             log.info("candidate_slow", peer=record.peer)  # it goes on; the path may still use it
         except PeerError as error:
@@ -181,10 +219,18 @@ class Routes:
         avoid: frozenset[str],
     ) -> Choice:
         candidates = [candidate for candidate, _ in found]
-        row_s = self._row_s(model)
+        row_s, apart = self._row_s(model), self._apart.peers()
+        rtt_s = {c.peer: c.rtt_s for c in candidates if c.rtt_s >= 0}
 
         def between(one: str, other: str) -> float:
-            return self._pairs.get(_pair(one, other), -1.0)
+            pair = _pair(one, other)
+            if " ".join(pair) in apart:
+                return SHARD_APART_S
+            said_s = self._pairs.get(pair, -1.0)
+            if said_s < 0 or one not in rtt_s or other not in rtt_s:
+                return said_s
+            # A hop says so; but they are no nearer to one another than their ways from here differ.
+            return max(said_s, abs(rtt_s[one] - rtt_s[other]))
 
         def choose(candidates: list[Candidate], home: HomePart) -> Choice:
             return choose_path(
@@ -254,8 +300,15 @@ class Routes:
             )
         if choice.gaps:
             return PathMissing(explain_gaps(model.name, choice.gaps), retry_after_s=10.0)
-        if route in ("peer", "split") and (choice.one_peer or choice.split):
-            return PathMissing(f"{model.name} has no path of the kind {route!r}; use --route auto")
+        if route == "peer" and choice.split:
+            return PathMissing(
+                f"no peer alone serves the middle layers of {model.name}; use --route split or auto"
+            )
+        if route == "split" and choice.one_peer:
+            return PathMissing(
+                f"no two peers together serve the middle layers of {model.name}, one alone does; "
+                "use --route peer or auto"
+            )
         return PathMissing(
             f"there is no path for {model.name}: in {privacy} mode this machine runs the first "
             f"layers{'' if privacy == 'fast' else ' and the last ones'} itself, and its memory, or "
@@ -276,7 +329,7 @@ def _is_usable(served: Served, model: LocalModel, context_tokens: int) -> bool:
         and served.embd == model.embd
         and served.context_tokens >= context_tokens
         and served.layers.start > 0
-        and _positions(served.cells or model.cells, model) == _positions(model.cells, model)
+        and _positions(served.cells, model) == _positions(model.cells, model)
     )
 
 

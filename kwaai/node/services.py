@@ -171,9 +171,9 @@ class Services:
         longest_s = self._backoff_s[min(service.failures, len(self._backoff_s)) - 1]
         pause_s = longest_s * self._random.uniform(0.5, 1.0)
         service.set_state(ServiceState.BACKOFF)
-        log.warning(
-            "service_failed", service=service.name, error=service.error, pause_s=round(pause_s, 3)
-        )
+        # Where `start` is about to raise it, it is said there.
+        say = log.info if service.required and not service.settled.is_set() else log.warning
+        say("service_failed", service=service.name, error=service.error, pause_s=round(pause_s, 3))
         service.settled.set()
         await asyncio.sleep(pause_s)
         service.restarts += 1

@@ -103,7 +103,7 @@ class Serving:
         if layers is None:
             say("asking the swarm what it lacks")
             layers = await self.choose(model)
-        _check_range(model, layers)
+        check_range(model.name, model.block_count, layers)
         for served in self._served:
             if served.model.handle == model.handle and served.layers == layers:
                 raise UserError(f"{model.name} {layers} is served already", param="layers")
@@ -272,10 +272,17 @@ class Serving:
         )
 
 
-def _check_range(model: LocalModel, layers: LayerRange) -> None:
-    if layers.stop > model.block_count:
+def check_range(model: str, block_count: int, layers: LayerRange) -> None:
+    """Raise UserError for layers that no path could use."""
+    if layers.stop > block_count:
         raise UserError(
-            f"{model.name} has {model.block_count} layers, so {layers} is not in it", param="layers"
+            f"{model} has {block_count} layers, so {layers} is not in it", param="layers"
+        )
+    if not layers.start:
+        rest = LayerRange(1, layers.stop) if layers.stop > 1 else "another"
+        raise UserError(
+            f"layer 0 of {model} is run by whoever asks, so nobody can use {layers}; take {rest}",
+            param="layers",
         )
 
 

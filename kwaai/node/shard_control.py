@@ -6,13 +6,16 @@ docs/protocol/shard.md.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeAlias
 
 from credentials.keys import PeerId
-from kwaai.errors import PeerLost
+from kwaai.errors import PeerLost, PeerMisbehaved
+from kwaai.limits import SHARD_CONTROL_BURST, SHARD_CONTROL_PER_S
 from kwaai.log import get_logger
 from kwaai.net.links import Links
+from kwaai.node.rates import Rates
 from kwaai.wire.codec import WireError
 from kwaai.wire.messages import (
     Cancel,
@@ -39,6 +42,7 @@ class ShardControl:
     def __init__(self, links: Links) -> None:
         self.links = links
         self.messages_invalid = 0
+        self._rates = Rates(SHARD_CONTROL_PER_S, SHARD_CONTROL_BURST)
         self._to_hop: Callable[[PeerId, ToHop], None] | None = None
         self._to_requester: Callable[[PeerId, ToRequester], None] | None = None
         links.on_control(self._receive)
@@ -51,6 +55,11 @@ class ShardControl:
         """Give `handler` what hops answer."""
         self._to_requester = handler
 
+    def send_now(self, peer: PeerId, message: Control) -> bool:
+        """Send unless there is no link, or it must wait; whether it went."""
+        link, data = self.links.link(peer), encode(message)
+        return link is not None and link.send_now(link.control, (data,), len(data))
+
     async def send(self, peer: PeerId, message: Control) -> None:
         """Send over the link to `peer`, which must be there. Raises PeerLost, PeerStalled."""
         if self.links.link(peer) is None:
@@ -58,6 +67,8 @@ class ShardControl:
         await self.links.send_control(peer, encode(message))
 
     def _receive(self, peer: PeerId, data: bytes) -> None:
+        if not self._rates.take(peer, asyncio.get_running_loop().time()):
+            raise PeerMisbehaved("it sends control messages without end", peer=peer)
         try:
             message = parse_control(data)
         except WireError as error:

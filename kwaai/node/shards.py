@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 from credentials.keys import PeerId
 from kwaai.errors import KwaaiError, PeerLost, PeerMisbehaved, PeerRefused
 from kwaai.limits import (
     SHARD_CLOSE_TIMEOUT_S,
     SHARD_DRAIN_GRACE_S,
+    SHARD_SAYINGS_MAX,
     SHARD_SESSION_IDLE_S,
     SHARD_SESSIONS_MAX,
+    SHARD_SHARE_S,
     SHARD_SWEEP_S,
 )
 from kwaai.log import get_logger
 from kwaai.node.hop import HopCounters, HopRefusal, ServedSession
+from kwaai.node.next_hop import Addresses, NextHops
 from kwaai.node.parts import HeldParts, Part
 from kwaai.node.shard_control import ShardControl, ToHop
+from kwaai.node.shares import Shares
 from kwaai.wire.messages import Cancel, Control, Open, Probe, Refused, RefusedReason
 
 log = get_logger(__name__)
@@ -36,13 +42,17 @@ class ShardServer:
         control: ShardControl,
         parts: HeldParts,
         *,
+        addresses: Addresses = lambda _: (),
         sessions_max: int = SHARD_SESSIONS_MAX,
         idle_s: float = SHARD_SESSION_IDLE_S,
     ) -> None:
+        """`addresses`: where a peer's links are, by its own record."""
         self._control, self._parts, self._me = control, parts, control.links.peer
         self._sessions_max, self._idle_s = sessions_max, idle_s
         self._sessions: dict[bytes, ServedSession] = {}
-        self._sayings: set[asyncio.Task[None]] = set()
+        self._next_hops = NextHops(control.links, addresses)
+        self._shares: WeakKeyDictionary[Part, Shares] = WeakKeyDictionary()
+        self._sayings: dict[asyncio.Task[None], PeerId] = {}
         self._is_draining = False
         self._sweep: asyncio.TimerHandle | None = None
         self.counters = HopCounters()
@@ -171,7 +181,42 @@ class ShardServer:
             )
         if len(self._sessions) >= self._sessions_max:
             raise HopRefusal(RefusedReason.BUSY, "every session of this node is taken", 1.0)
-        return ServedSession(wanted, peer, part, self._control, self.counters, me=self._me)
+        most = part.stats.sessions_max
+        if not self._share(part).may_open(peer, self._held(part), time.monotonic(), most=most):
+            raise HopRefusal(RefusedReason.BUSY, "you have half, and others wait", 1.0)
+        return ServedSession(
+            wanted, peer, part, self._control, self.counters, self._next_hops, me=self._me
+        )
+
+    # Fairness.
+
+    def _share(self, part: Part) -> Shares:
+        return self._shares.setdefault(part, Shares())
+
+    def _held(self, part: Part) -> Counter[PeerId]:
+        """Return the sessions of a slice by requester."""
+        return Counter(
+            s.requester for s in self._sessions.values() if s.part is part and not s.is_ending
+        )
+
+    def _turned_away(self, session: ServedSession) -> None:
+        part, peer = session.part, session.requester
+        most = part.stats.sessions_max
+        self._share(part).turned_away(peer, self._held(part), time.monotonic(), most=most)
+
+    def _share_out(self, now_s: float) -> None:
+        """End the oldest session of whoever holds more than its share of a slice for long."""
+        for part, shares in tuple(self._shares.items()):
+            greedy = shares.greedy(self._held(part), now_s, most=part.stats.sessions_max)
+            if greedy is None:
+                continue
+            own = [
+                s for s in self._sessions.values()
+                if s.part is part and s.requester == greedy and not s.is_ending
+            ]  # fmt: skip
+            oldest = min(own, key=lambda session: session.began_s)
+            if now_s - oldest.began_s > SHARD_SHARE_S:
+                oldest.end(PeerRefused("others wait for a session", peer=self._me))
 
     def _refuse(self, peer: PeerId, wanted: Open, why: HopRefusal) -> None:
         self.counters.refused += 1
@@ -181,11 +226,13 @@ class ShardServer:
 
     def _say(self, peer: PeerId, message: Control) -> None:
         """Send a control message without waiting for it."""
-        if len(self._sayings) >= SHARD_SESSIONS_MAX:
-            return  # a flood: its sender waits for nothing
+        if self._control.send_now(peer, message):
+            return
+        if sum(other == peer for other in self._sayings.values()) >= SHARD_SAYINGS_MAX:
+            return  # it does not read; nobody else waits for that
         task = asyncio.create_task(self._send(peer, message))
-        self._sayings.add(task)
-        task.add_done_callback(self._sayings.discard)
+        self._sayings[task] = peer
+        task.add_done_callback(lambda task: self._sayings.pop(task, None))
 
     async def _send(self, peer: PeerId, message: Control) -> None:
         try:
@@ -200,6 +247,8 @@ class ShardServer:
             await session.live()
         finally:
             del self._sessions[session.wanted.session]
+            if session.found_full:
+                self._turned_away(session)
 
     def _on_lost(self, peer: PeerId, reason: str) -> None:
         """A link is gone: so are the sessions that go over it."""
@@ -221,5 +270,6 @@ class ShardServer:
         now_s = time.monotonic()
         for session in tuple(self._sessions.values()):
             session.check_age(now_s, self._idle_s)
+        self._share_out(now_s)
         if self._sessions:
             self._sweep_later()

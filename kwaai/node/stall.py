@@ -17,6 +17,8 @@ class Stalled:
     """What it does, or does not: the end of a sentence that begins with its name."""
     is_working: bool
     """It says that it has the step: a long queue looks like this too."""
+    is_disputed: bool = False
+    """The hop before it says that it has done its part: one of the two is at fault."""
 
 
 def find_stalled(progress: Mapping[int, Progress], hops: int, step: int) -> Stalled:
@@ -33,5 +35,6 @@ def find_stalled(progress: Mapping[int, Progress], hops: int, step: int) -> Stal
         if said.received > step:
             return Stalled(hop, "has a step and does not finish it", True)
         before = "this node" if hop == 0 else "the hop before it"
-        return Stalled(hop, f"says that a step which {before} has sent did not come", True)
+        what = f"says that a step which {before} has sent did not come"
+        return Stalled(hop, what, True, is_disputed=hop > 0)
     return Stalled(hops - 1, "says that it has sent an answer, which did not come", False)

@@ -22,11 +22,11 @@ from kwaai.atomic import exclusive_lock, write_atomic
 from kwaai.config import Config
 from kwaai.config.load import ENVIRONMENT_PREFIX, set_value
 from kwaai.config.model import show_value
-from kwaai.errors import NodeNotRunning, NodeRunning, UserError
+from kwaai.errors import KwaaiError, NodeNotRunning, NodeRunning, UserError
 from kwaai.models import footprint
 from kwaai.models.library import Library
 from kwaai.node import daemon
-from kwaai.node.daemon import Running
+from kwaai.node.daemon import Running, Starting
 from kwaai.placement.ranges import split_layers
 from kwaai.store.home import HOME_VARIABLE, Home, ensure_home
 from kwaai.types import LayerRange
@@ -113,7 +113,8 @@ def _alone(home: Home) -> Iterator[None]:
 def start_swarm(
     home: Home, config: Config, plan: SwarmPlan, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Start the nodes; return their reports, the asking one's first. What fails ends them all.
+    """Start the nodes; return their reports, the asking one's first. What fails ends them all;
+    their homes, with their logs, stay unless it was Ctrl-C.
 
     Raises NodeRunning where a swarm runs already, and what a node could not do.
     """
@@ -121,27 +122,42 @@ def start_swarm(
         if any(node.running for node in find_nodes(home)):
             raise NodeRunning("a swarm runs here already; end it first: kwaainet swarm down")
         _remove(home)
+        started: list[Starting] = []
         try:
-            return _start_all(home, config, plan, say)
-        except BaseException:
-            _end(find_nodes(home), now=True)
+            return _start_all(home, config, plan, started, say)
+        except BaseException as error:
+            with ThreadPoolExecutor(max(1, len(started))) as pool:
+                list(pool.map(Starting.end, started))
+            if isinstance(error, KeyboardInterrupt):
+                _remove(home)
             raise
 
 
 def _start_all(
-    home: Home, config: Config, plan: SwarmPlan, say: Callable[[str], None]
+    home: Home,
+    config: Config,
+    plan: SwarmPlan,
+    started: list[Starting],
+    say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    say("starting node-1")
+    """Start them, and put each into `started` as soon as it is a process."""
+    count = 1 + len(plan.ranges)
+    say(f"starting node-1 of {count}")
     # The others find the swarm through the first, which is why that one comes first.
-    first = start_node(_prepare(home, config, plan, 1, None, ()))
-    address = next(a for a in first["listen"] if "/127.0.0.1/" in a)
+    first = _prepare(home, config, plan, 1, None, ())
+    started.append(Starting(first.home, environment=_environment()))
+    reports = [_reported(first, started[0])]
+    address = next(a for a in reports[0]["listen"] if "/127.0.0.1/" in a)
     nodes = [
         _prepare(home, config, plan, number, layers, (address,))
         for number, layers in enumerate(plan.ranges, start=2)
     ]
-    say(f"starting {nodes[0].name} to {nodes[-1].name}")
-    with ThreadPoolExecutor(len(nodes)) as pool:
-        return [first, *pool.map(start_node, nodes)]
+    for node in nodes:
+        started.append(Starting(node.home, environment=_environment()))
+    for node, starting in zip(nodes, started[1:], strict=True):
+        say(f"starting the nodes: {len(reports)} of {count} are up")
+        reports.append(_reported(node, starting))
+    return reports
 
 
 def _prepare(
@@ -166,7 +182,7 @@ def _prepare(
         "api_host": "127.0.0.1",
         "api_port": "0",
         "mdns": "false",
-        "route": "split",
+        "route": "split" if len(plan.ranges) > 1 else "peer",
         "home_blocks": "2",  # or the asking node would rather run more itself
         "serve": "none" if layers is None else f"{layers.start}:{layers.stop}",
         "bootstrap_peers": ",".join(bootstrap) or "none",
@@ -179,7 +195,17 @@ def _prepare(
 
 def start_node(node: SwarmNode) -> dict[str, Any]:
     """Start one node whose home is there; return its report. Raises what it could not do."""
-    report = daemon.spawn(node.home, environment=_environment())
+    return _reported(node, Starting(node.home, environment=_environment()))
+
+
+def _reported(node: SwarmNode, starting: Starting) -> dict[str, Any]:
+    """Wait until the node is up. Raises what it could not do, with the place of its log."""
+    try:
+        report = starting.report()
+    except KwaaiError as error:
+        log = f"{HOME_VARIABLE}={node.home.path} kwaainet logs"
+        text = error.message.replace("`kwaainet logs`", f"`{log}`")
+        raise type(error)(f"{node.name}: {text}") from error
     # A node that is started again is found at the same places.
     for key in ("port", "link_port", "api_port"):
         if report.get(key):
@@ -200,18 +226,15 @@ def _environment() -> dict[str, str]:
 def stop_swarm(home: Home) -> int:
     """End the nodes that live, all at once, and remove their homes; return how many lived."""
     with _alone(home):
-        ended = _end(find_nodes(home), now=False)
+        ended = _end(find_nodes(home))
         _remove(home)
     return ended
 
 
-def _end(nodes: Sequence[SwarmNode], *, now: bool) -> int:
+def _end(nodes: Sequence[SwarmNode]) -> int:
     alive = [running for node in nodes if (running := node.running) is not None]
     for running in alive:
         daemon.send_signal(running, signal.SIGTERM)
-    if now:
-        for running in alive:
-            daemon.send_signal(running, signal.SIGTERM)
     for running in alive:
         if not daemon.wait_ended(running, limits.SWARM_STOP_TIMEOUT_S):
             daemon.send_signal(running, signal.SIGKILL)

@@ -155,7 +155,6 @@ class SwarmGenerator:
         prompt = await model.prompt_tokens(request)
         wanted = self._wanted(model, request, prompt)
         async with model.place():
-            placed_s = time.perf_counter()
             opened = await self._opener.begin(wanted)
             try:
                 self._paths[model.local.handle] = opened.report().text
@@ -177,8 +176,8 @@ class SwarmGenerator:
             prompt_tokens=len(prompt),
             completion_tokens=answer.count,
             timings=Timings(
-                queue_s=placed_s - asked_s,
-                prefill_s=answer.first_s - placed_s,
+                queue_s=opened.reading_s - asked_s,
+                prefill_s=answer.first_s - opened.reading_s,
                 decode_s=answer.ended_s - answer.first_s,
                 first_token_s=answer.first_s - asked_s,
             ),

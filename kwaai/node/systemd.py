@@ -92,6 +92,20 @@ def install(program: Sequence[str], home: Path) -> Path:
     return path
 
 
+def is_service(pid: int) -> bool:
+    """Whether a process is the unit's: its control group says so."""
+    try:
+        return f"/{UNIT}" in Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
+    except OSError:
+        return False
+
+
+def restart() -> None:
+    """End the unit's process and start it again. Raises ResourceError."""
+    _check_systemd()
+    _systemctl("restart", UNIT)
+
+
 def uninstall() -> bool:
     """Stop, disable and remove the unit; return whether there was one. Raises ResourceError."""
     _check_systemd()

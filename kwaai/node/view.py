@@ -5,6 +5,7 @@ The shapes are `control`'s.
 
 from __future__ import annotations
 
+import difflib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -24,12 +25,15 @@ from kwaai.node.control import (
     ServiceRow,
 )
 from kwaai.node.home import memory_blocks
-from kwaai.placement.coverage import gaps, missing_ranges
+from kwaai.placement.coverage import inner_gaps, missing_ranges
 from kwaai.placement.paths import choose_range
 from kwaai.wire.records import NodeRecord, Served
 
 if TYPE_CHECKING:
     from kwaai.node.node import Node
+
+PEER_END_CHARS_MIN = 6
+"""Characters of a PeerId's end that may stand for all of it."""
 
 
 class View:
@@ -65,13 +69,19 @@ class View:
     def p2p_info(self) -> P2pInfo:
         """See NodeControl."""
         node = self._node
+        connected = {connection.peer for connection in node.network.connections()}
         return P2pInfo(
             peer=node.network.peer_id,
             name=node.config.public_name,
             listen=node.network.addresses(),
             links=node.link_addresses(),
             bootstrap=node.config.bootstrap_peers,
-            peers=len(node.network.connections()),
+            bootstrap_missing=tuple(
+                address
+                for address in node.config.bootstrap_peers
+                if address.rpartition("/")[2] not in connected
+            ),
+            peers=len(connected),
             known=len(self._others()),
         )
 
@@ -106,7 +116,9 @@ class View:
         return await self._node.network.ping(self.find_peer(peer), timeout_s)
 
     def find_peer(self, text: str) -> PeerId:
-        """Return the peer that a person means: a PeerId, or the name of exactly one known peer."""
+        """Return the peer that a person means: a PeerId or its end, or a name, of exactly one known
+        peer.
+        """
         records = self._others()
         known = {record.peer for record in records}
         known |= {connection.peer for connection in self._node.network.connections()}
@@ -117,7 +129,16 @@ class View:
             return named[0]
         if named:
             raise UserError(f"{len(named)} peers are called {text!r:.80}; give the peer id")
-        raise UserError(f"no peer {text!r:.80} is known; `kwaainet p2p peers` lists those that are")
+        end = text.removeprefix("…")
+        ending = [peer for peer in known if len(end) >= PEER_END_CHARS_MIN and peer.endswith(end)]
+        if len(ending) == 1:
+            return PeerId(ending[0])
+        names = [record.name for record in records if record.name]
+        near = difflib.get_close_matches(text[:80], names, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(
+            f"no peer {text!r:.80} is known; {hint}`kwaainet p2p peers` lists those that are"
+        )
 
     async def chain(self, name: str, *, refresh: bool) -> ChainView:
         """See NodeControl."""
@@ -126,8 +147,9 @@ class View:
         if refresh:
             await node.directory.refresh(model.handle)
         records = node.directory.records(model.handle)
+        avoided = {row.peer: row.left_s for row in node.avoided.explain()}
         rows = [
-            self._chain_row(record, served)
+            self._chain_row(record, served, avoided.get(record.peer, 0.0))
             for record in records
             for served in record.served
             if served.handle == model.handle
@@ -142,14 +164,14 @@ class View:
             handle=model.handle,
             block_count=model.block_count,
             rows=tuple(rows),
-            gaps=gaps(model.block_count, online),
+            gaps=inner_gaps(model.block_count, online),
             missing=missing_ranges(
                 model.block_count, others, fitting, keeps_tail=node.config.privacy == "private"
             ),
             suggestion=choose_range(model.block_count, candidates, fitting) if fitting else None,
         )
 
-    def _chain_row(self, record: NodeRecord, served: Served) -> ChainRow:
+    def _chain_row(self, record: NodeRecord, served: Served, avoided_s: float) -> ChainRow:
         is_self = record.peer == self._node.network.peer_id
         return ChainRow(
             layers=served.layers,
@@ -161,6 +183,7 @@ class View:
             is_self=is_self,
             sessions_free=served.sessions_free,
             decode_s=served.decode_us / 1e6,
+            avoided_s=avoided_s,
         )
 
     def _rtt_s(self, peer: PeerId) -> float | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal, TypeAlias
 
@@ -90,6 +90,10 @@ class HomePart:
     """Blocks that memory here allows, first and last part together."""
     alone_s: float | None
     """One token through the whole model here; None where it does not fit."""
+    pass_s: float = 0.0
+    """What one token takes besides, in each part that runs here."""
+    measured: Mapping[LayerRange, float] = field(default_factory=dict)
+    """One token through parts that run here already, head and all: instead of the sums above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +254,7 @@ class _Search:
     ) -> None:
         self._blocks, self._home, self._private, self._between = blocks, home, private, between
         self._row, self._block_ns, self._head_ns = _ns(row_s), _ns(home.block_s), _ns(home.head_s)
+        self._pass_ns = _ns(home.pass_s)
 
     def may_end(self, candidate: Candidate) -> bool:
         """Say whether a path may leave the peers after this range."""
@@ -358,7 +363,8 @@ class _Search:
         first = way.candidate.layers.start
         if first < 1 or first > self._home.blocks_max - self._private:
             return None
-        cost = first * self._block_ns + 2 * way.quarter + self._row + way.decode
+        here = self._here_ns(LayerRange(0, first))
+        cost = here + 2 * way.quarter + self._row + way.decode
         return _Label(cost, 1, first, way, None)
 
     def _between_ns(self, one: _Way, other: _Way) -> int:
@@ -381,7 +387,15 @@ class _Search:
         last = self._blocks - stop
         if label.first + last > self._home.blocks_max:
             return None
-        return cost + self._row + last * self._block_ns + self._head_ns, label
+        return cost + self._row + self._here_ns(LayerRange(stop, self._blocks)), label
+
+    def _here_ns(self, layers: LayerRange) -> int:
+        """One token through a part that runs here."""
+        measured = self._home.measured.get(layers)
+        if measured is not None:
+            return _ns(measured)
+        head = self._head_ns if layers.stop == self._blocks else 0
+        return self._pass_ns + len(layers) * self._block_ns + head
 
     def _path(self, cost: int, label: _Label) -> Path:
         found = [way.candidate for way in label.ways()]

@@ -108,7 +108,7 @@ class FakeNode:
     def p2p_info(self) -> P2pInfo:
         self._called("p2p_info")
         listen = (f"/ip4/192.0.2.1/tcp/8080/p2p/{PEERS[2]}",)
-        return P2pInfo(PEERS[2], "cedar", listen, ("192.0.2.1:8081",), (), 2, 3)
+        return P2pInfo(PEERS[2], "cedar", listen, ("192.0.2.1:8081",), (), (), 2, 3)
 
     def peers(self) -> tuple[PeerRow, ...]:
         self._called("peers")

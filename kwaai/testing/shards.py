@@ -208,6 +208,13 @@ class Board:
     def record(self, peer: PeerId) -> NodeRecord | None:
         return self.pinned.get(peer)
 
+    def link_addresses(self, peer: PeerId) -> tuple[str, ...]:
+        record = self.pinned.get(peer)
+        return () if record is None else record.links
+
+    def has_met(self, peer: PeerId) -> bool:
+        return peer in self.pinned
+
     async def refresh(self, handle: ModelHandle | None = None, timeout_s: float = 0.0) -> None:
         self.refreshed += 1
 

@@ -165,7 +165,7 @@ class RecordStore:
         digest = hashlib.sha256(data).digest()
         record = parse_unverified(data)
         if key is not None and key != record_key(record.peer):
-            raise RecordInvalid("key", f"a record of {record.peer} lay under another key")
+            raise RecordInvalid(f"a record of {record.peer} lay under another key", "key")
         held = self._held.get(record.peer)
         if held is not None and held.digest == digest:
             return Offer("duplicate")

@@ -52,8 +52,16 @@ class RecordInvalid(PeerError):
 
     code = "record_invalid"
 
-    def __init__(self, reason: Reason, message: str, *, peer: str | None = None) -> None:
-        super().__init__(message, peer=peer)
+    def __init__(
+        self,
+        message: str,
+        reason: Reason = "format",
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        peer: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s, peer=peer)
         self.reason: Reason = reason
 
 
@@ -136,7 +144,7 @@ def verify_record(data: bytes, now_s: float, *, key: bytes | None = None) -> Nod
     """
     record = parse_unverified(data)
     if key is not None and key != record_key(record.peer):
-        raise RecordInvalid("key", f"a record of {record.peer} lay under another key")
+        raise RecordInvalid(f"a record of {record.peer} lay under another key", "key")
     check_times(record, now_s)
     check_signature(record, data)
     return record
@@ -145,16 +153,16 @@ def verify_record(data: bytes, now_s: float, *, key: bytes | None = None) -> Nod
 def parse_unverified(data: bytes) -> NodeRecord:
     """Return what `data` claims. Bounds are checked, nothing else is. Raises RecordInvalid."""
     if not SIGNATURE_BYTES < len(data) <= limits.RECORD_BYTES_MAX:
-        raise RecordInvalid("size", f"a record has {len(data)} bytes")
+        raise RecordInvalid(f"a record has {len(data)} bytes", "size")
     reader = Reader(memoryview(data)[:-SIGNATURE_BYTES])
     try:
         version = reader.uint(1)
         if version != RECORD_VERSION:
-            raise RecordInvalid("version", f"a record has version {version}; {RECORD_VERSION} is")
+            raise RecordInvalid(f"a record has version {version}; {RECORD_VERSION} is", "version")
         record = _parse(reader)
         reader.finish()
     except (WireError, ValueError) as error:
-        raise RecordInvalid("format", f"a record is malformed: {error}") from error
+        raise RecordInvalid(f"a record is malformed: {error}", "format") from error
     return record
 
 
@@ -162,16 +170,16 @@ def check_times(record: NodeRecord, now_s: float) -> None:
     """Raise RecordInvalid unless the record holds at `now_s`, and not for longer than allowed."""
     lifetime_s = record.expires_s - record.issued_s
     if not 0 < lifetime_s <= limits.RECORD_LIFETIME_S_MAX:
-        raise RecordInvalid("lifetime", f"a record of {record.peer} is for {lifetime_s:.0f} s")
+        raise RecordInvalid(f"a record of {record.peer} is for {lifetime_s:.0f} s", "lifetime")
     if record.issued_s > now_s + limits.RECORD_FUTURE_S_MAX:
         raise RecordInvalid(
-            "future",
             f"a record of {record.peer} was issued {record.issued_s - now_s:.0f} s from now: "
             "compare the clocks of the two machines",
+            "future",
         )
     if record.expires_s <= now_s:
         raise RecordInvalid(
-            "expired", f"a record of {record.peer} expired {now_s - record.expires_s:.0f} s ago"
+            f"a record of {record.peer} expired {now_s - record.expires_s:.0f} s ago", "expired"
         )
 
 
@@ -182,7 +190,7 @@ def check_signature(record: NodeRecord, data: bytes) -> None:
         public.verify(SIGNATURE_DOMAIN + data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:])
     except CredentialsError as error:
         raise RecordInvalid(
-            "signature", f"a record of {record.peer} is not signed by that peer"
+            f"a record of {record.peer} is not signed by that peer", "signature"
         ) from error
 
 

@@ -379,7 +379,7 @@ async def test_without_the_key_only_the_status_is_told(locked: aiohttp.ClientSes
 
 
 async def test_a_port_in_use_is_named(address: tuple[str, int]) -> None:
-    with pytest.raises(PortInUse, match=rf"port {address[1]} .* --port"):
+    with pytest.raises(PortInUse, match=rf"port {address[1]} .* --api-port"):
         await serve(create_app(FakeGenerator()), *address)
 
 

@@ -830,6 +830,7 @@ async def test_ping_is_finer_than_a_millisecond(make: Make) -> None:
     assert 0 < min(times) < 0.05
 
 
+@pytest.mark.slow
 async def test_an_idle_node_with_four_peers_costs_nothing(make: Make, spawn: Any) -> None:
     a = await make()
     # Each knows those before it, so that the last one has four peers and they it.

@@ -109,6 +109,7 @@ def test_a_life(home: Home) -> None:
     assert kwaainet("stop").stdout == f"no node runs in {home.path}\n"
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_starts_again_with_the_same_identity(home: Home) -> None:
     first = start("--serve", "1:2")
     family = until(lambda: psutil.Process(first["pid"]).children(), "a worker")
@@ -120,12 +121,13 @@ def test_after_a_kill_it_starts_again_with_the_same_identity(home: Home) -> None
     second = start()
     assert second["peer"] == first["peer"]
     assert second["pid"] != first["pid"]
-    third = json.loads(kwaainet("restart", "--json", *LOCAL).stdout.partition("\n")[2])
+    third = json.loads(kwaainet("restart", "--json", *LOCAL).stdout)
     assert third["pid"] != second["pid"]
     assert is_gone(second["pid"])
     kwaainet("stop", "--now")
 
 
+@pytest.mark.slow
 def test_a_stale_pid_file_of_somebody_else(home: Home) -> None:
     """Its number belongs to this test now: no command may touch us."""
     home.run.mkdir(parents=True)
@@ -161,8 +163,10 @@ def test_wrong_settings_are_said_at_once(home: Home) -> None:
     assert not home.path.exists()
 
 
+@pytest.mark.slow
 def test_a_range_that_is_not_there_fails_alone(home: Home) -> None:
-    start("--serve", "6:99")
+    kwaainet("config", "set", "serve", "6:99")
+    start()
 
     def problem() -> str | None:
         services = {row["name"]: row for row in status()["node"]["services"]}
@@ -171,6 +175,30 @@ def test_a_range_that_is_not_there_fails_alone(home: Home) -> None:
         return found
 
     assert "kwaai-demo has 8 layers" in until(problem, "the service says what is wrong")
+    kwaainet("stop")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words", "code"),
+    [
+        (("--serve", "6:99"), "--serve 6:99: kwaai-demo has 8 layers, so [6,99) is not in it", 2),
+        (("--serve", "0:4"), "layer 0 of kwaai-demo is run by whoever asks", 2),
+        (("--model", "kwai-demo"), "no model 'kwai-demo'. Did you mean kwaai-demo?", 3),
+    ],
+)
+def test_what_is_typed_wrong_starts_nothing(
+    home: Home, flags: tuple[str, ...], words: str, code: int
+) -> None:
+    assert words in kwaainet("start", "--daemon", *LOCAL, *flags, code=code).stderr
+    assert kwaainet("status", code=69)
+
+
+@pytest.mark.slow
+def test_restart_says_which_flags_are_not_kept(home: Home) -> None:
+    start("--public-name", "amber")
+    done = kwaainet("restart", "--json", *LOCAL)
+    assert json.loads(done.stdout)["name"] != "amber"
+    assert "the node ran with --public-name=amber, which is not kept" in done.stderr
     kwaainet("stop")
 
 
@@ -199,6 +227,7 @@ def test_the_api_answers_alone_where_nobody_else_is(home: Home) -> None:
     kwaainet("stop")
 
 
+@pytest.mark.slow
 def test_stop_waits_for_an_answer_and_says_so(home: Home) -> None:
     report = start("--max-sessions", "1", "--threads", "1")
     ask(report, QUESTION)  # loaded
@@ -215,6 +244,7 @@ def test_stop_waits_for_an_answer_and_says_so(home: Home) -> None:
     assert "stopped process" in stopped.stdout
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(home: Home) -> None:
     process = subprocess.Popen(
         program("start", "--max-sessions", "1", "--threads", "1", *LOCAL),

@@ -72,6 +72,7 @@ def test_four_nodes_answer_as_one(home: Home) -> None:
     assert "kwaainet swarm up" in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_swarm_whose_nodes_were_killed_is_cleared_away(home: Home) -> None:
     up = json.loads(kwaainet("swarm", "up", "--nodes", "3", "--json").stdout)
     pids = [node["pid"] for node in up["nodes"]]

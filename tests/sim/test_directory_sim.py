@@ -313,6 +313,7 @@ def test_an_idle_swarm_is_quiet() -> None:
     simulate(0, program)
 
 
+@pytest.mark.slow
 def test_fifty_nodes() -> None:
     async def program(swarm: MemorySwarm) -> None:
         nodes = await grow(swarm, 50)

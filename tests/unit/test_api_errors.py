@@ -23,7 +23,9 @@ def leaves(kind: type[KwaaiError]) -> list[type[KwaaiError]]:
 
 @pytest.mark.parametrize("kind", leaves(KwaaiError))
 def test_every_error_has_a_shape_and_a_status(kind: type[KwaaiError]) -> None:
-    response = error_response(kind("said", param="n"))
+    error = kind.__new__(kind)  # some are made with more than a message
+    KwaaiError.__init__(error, "said", param="n")
+    response = error_response(error)
     assert response.status == kind.http_status >= 400
     assert isinstance(response.body, bytes)
     body = json.loads(response.body)
@@ -33,6 +35,12 @@ def test_every_error_has_a_shape_and_a_status(kind: type[KwaaiError]) -> None:
     assert body["error"]["code"] == kind.code
     client_at_fault = response.status < 500
     assert (body["error"]["type"] != "server_error") == client_at_fault
+
+
+@pytest.mark.parametrize("kind", [k for k in leaves(KwaaiError) if "code" in vars(k)])
+def test_every_code_makes_its_error_again(kind: type[KwaaiError]) -> None:
+    error = errors.error_from_code(kind.code, "said", "n")
+    assert (type(error).code, error.message, error.param) == (kind.code, "said", "n")
 
 
 @pytest.mark.parametrize(("retry_after_s", "header"), [(0.1, "1"), (1.2, "2"), (30.0, "30")])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
+import signal
 import sys
+import threading
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -17,7 +20,7 @@ import pytest
 from kwaai import __version__
 from kwaai.cli import serve
 from kwaai.cli import setup as setup_command
-from kwaai.cli.main import build_parser, main
+from kwaai.cli.main import _imports_uninterrupted, build_parser, main
 from kwaai.cli.output import (
     Spinner,
     download_report,
@@ -257,7 +260,8 @@ def _example(key: str) -> str:
     examples = {"use_gpu": "no", "log_level": "info", "api_port": "1", "max_sessions": "2"}
     numbers = {"context_tokens": "100", "threads": "2", "memory_limit_mb": "100"}
     numbers |= {"port": "1", "link_port": "2", "home_blocks": "3"}
-    words = {"mdns": "no", "serve": "8:16", "route": "split", "privacy": "fast"}
+    words = {"listen_host": "192.0.2.1", "mdns": "no"}
+    words |= {"serve": "8:16", "route": "split", "privacy": "fast"}
     peer = "12D3KooWGBfqLAFfDnsaRCT5Zt4Xf1bXAi7xYXcAzCKQxCfCPPnw"
     lists = {
         "bootstrap_peers": f"/ip4/192.0.2.1/tcp/8080/p2p/{peer}",
@@ -720,6 +724,28 @@ class TestBench:
         code, _, err = run(capsys, "bench", "--model", "a", "--shape", "b")
         assert code == 2
         assert "exclude each other" in err
+
+
+class TestCtrlC:
+    def test_it_waits_for_the_end_of_an_import(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "interrupted_import.py").write_text(
+            "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nDONE = True\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        before = signal.getsignal(signal.SIGINT)
+        done: list[bool] = []
+
+        def work() -> None:
+            with _imports_uninterrupted():
+                done.append(importlib.import_module("interrupted_import").DONE)
+                threading.Event().wait(10)
+
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert done == [True]
+        assert signal.getsignal(signal.SIGINT) is before
 
 
 class Terminal(io.StringIO):

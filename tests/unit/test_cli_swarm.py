@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kwaai.cli.main import main
-from kwaai.cli.shard_run_node import predictions
+from kwaai.cli.shard_run_node import accuracy, predictions
 from kwaai.errors import Busy, PeerLost, PeerUnreachable
 from kwaai.node.control import ServeRequest
 from kwaai.node.generate import ChatMessage
@@ -55,11 +56,11 @@ class TestWithoutANode:
         ("line", "words"),
         [
             ("shard chain", "kwaainet start --daemon"),
-            ("shard gap", "no node is running in"),
-            ("p2p info", "no node is running in"),
-            ("p2p peers", "no node is running in"),
-            ("p2p ping amber", "no node is running in"),
-            ("p2p connect /ip4/192.0.2.1/tcp/1/p2p/x", "no node is running in"),
+            ("shard gap", "no node runs in"),
+            ("p2p info", "no node runs in"),
+            ("p2p peers", "no node runs in"),
+            ("p2p ping amber", "no node runs in"),
+            ("p2p connect /ip4/192.0.2.1/tcp/1/p2p/x", "no node runs in"),
             ("shard serve --auto", "kwaainet start --daemon --serve auto"),
             (
                 "shard serve --model kwaai-demo --start-block 2 --blocks 3",
@@ -279,6 +280,35 @@ class TestRun:
         assert ["[0,1)", "here", "-", "f32", "0.50", "0.75", "-", "0.10", "0.20"] in rows
         assert ["[1,4)", "amber", PEERS[0], "f16", "1.25", "2.00", "0.05", "-", "-"] in rows
         assert ["[4,8)", "here", *["-"] * 7] in rows
+
+    def test_stats_say_how_far_off_the_prediction_was(
+        self, node: FakeNode, capsys: Capture
+    ) -> None:
+        assert node.generator.path is not None
+        node.generator.path = replace(
+            node.generator.path, token_ms=(5.0, 9.0), added_ms=(2.0, 3.0), links_ms=(1.5, 2.0)
+        )
+        _, _, err = run(capsys, "shard", "run", "--stats", "What?")
+        words = "a token: 5.00 ms (median): 3.00 computing, 1.50 on links, 0.50 waiting"
+        assert words in err
+        assert "predicted 23.4" in err.splitlines()[-1] or "predicted 23.5" in err.splitlines()[-1]
+        assert "came to" in err.splitlines()[-1]
+
+    @pytest.mark.parametrize(
+        ("achieved", "words"),
+        [
+            (21.0, "as predicted"),
+            (10.0, "2.0 times slower"),
+            (60.0, "3.0 times faster"),
+            (None, ""),
+        ],
+    )
+    def test_accuracy(self, achieved: float | None, words: str) -> None:
+        path = {"route": "split", "predicted_tokens_s": {"split": 20.0, "alone": None}}
+        said = accuracy(path, achieved)
+        assert said.endswith(words)
+        assert bool(said) == bool(words)
+        assert accuracy({**path, "route": "alone"}, achieved) == ""
 
     def test_json(self, node: FakeNode, capsys: Capture) -> None:
         code, out, err = run(capsys, "shard", "run", "--json", "What?")

@@ -16,7 +16,7 @@ from kwaai.errors import ConfigError, UserError
 
 PEER_A = "/ip4/192.0.2.1/tcp/8080/p2p/12D3KooWGBfqLAFfDnsaRCT5Zt4Xf1bXAi7xYXcAzCKQxCfCPPnw"
 PEER_B = "/dns4/node.example/tcp/1/p2p/12D3KooWGBfqLAFfDnsaRCT5Zt4Xf1bXAi7xYXcAzCKQxCfCPPnw"
-LINKS = ("a.b:81", "[2001:db8::7]:81")
+LINKS = ("192.0.2.1:81", "[2001:db8::7]:81")
 
 
 def load(text: str, tmp_path: Path, **more: object) -> LoadedConfig:
@@ -88,7 +88,7 @@ def test_variables_that_mean_nothing_are_named(tmp_path: Path) -> None:
         ("serve: auto\n", "serve", "auto"),
         ("link_port: auto\n", "link_port", None),
         ("announce_links: none\n", "announce_links", ()),
-        ("announce_links: [a.b:81, '[2001:db8::7]:81']\n", "announce_links", LINKS),
+        ("announce_links: ['192.0.2.1:81', '[2001:db8::7]:81']\n", "announce_links", LINKS),
         ("link_port: 0\n", "link_port", 0),
     ],
 )
@@ -124,6 +124,7 @@ def test_accepted(text: str, key: str, value: object, tmp_path: Path) -> None:
         ("serve: 8:8\n", "config.yaml:1: serve: must be none, auto, or START:STOP"),
         ("serve: 8-16\n", "config.yaml:1: serve: must be none, auto, or START:STOP"),
         ("announce_links: 1.2.3.4\n", "config.yaml:1: announce_links: must be addresses such as"),
+        ("announce_links: a.b:81\n", "config.yaml:1: announce_links: must be addresses such as"),
         ("announce_links: a:0\n", "config.yaml:1: announce_links: must be addresses such as"),
         ("announce_links: ::1:81\n", "config.yaml:1: announce_links: must be addresses such as"),
         ("route: all\n", "config.yaml:1: route: should be 'auto', 'alone', 'peer' or 'split'"),

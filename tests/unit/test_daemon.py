@@ -206,6 +206,32 @@ def test_silence_has_a_deadline(home: Home, monkeypatch: pytest.MonkeyPatch) -> 
         started[0].wait(TIMEOUT_S)
 
 
+def test_ctrl_c_ends_what_was_started(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(_: int, process: subprocess.Popen[bytes], *__: Any) -> dict[str, Any]:
+        started.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(daemon, "_await_report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        spawn(home, "import signal; signal.pause()", monkeypatch)
+    assert started[0].returncode == -signal.SIGTERM
+
+
+def test_what_does_not_listen_is_killed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon.limits, "SERVICE_HURRY_S", 0.05)
+    monkeypatch.setattr(daemon.limits, "SERVICE_STOP_TIMEOUT_S", 0.05)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay(say='deaf')"
+
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spawn(home, f"{SAY}\n{deaf}\nsignal.pause()", monkeypatch, say=interrupt)
+    assert not daemon.is_claimed(home)
+
+
 def test_a_second_start_says_who_is_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with claim(home), pytest.raises(NodeRunning, match=f"process {os.getpid()}"):
         spawn(home, "raise SystemExit(9)", monkeypatch)

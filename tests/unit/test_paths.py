@@ -250,6 +250,20 @@ def test_avoided_and_busy_peers_give_way() -> None:
     assert hop(fast, avoid=frozenset({"fast"})) is None
 
 
+def test_what_was_measured_here_wins_over_the_sum() -> None:
+    candidates = [peer("a", 1, 7, 0.010, rtt_s=0.0)]
+
+    def token_s(**home: object) -> float:
+        best = choose_path(8, candidates, replace(HOME, **home), privacy="private").best  # type: ignore[arg-type]
+        assert best is not None
+        return best.token_s
+
+    assert token_s() == pytest.approx(0.010 + 0.001 + 0.001 + 0.002)
+    assert token_s(pass_s=0.005) == pytest.approx(0.014 + 2 * 0.005)
+    measured = {LayerRange(0, 1): 0.5, LayerRange(7, 8): 0.25, LayerRange(0, 8): 9.0}
+    assert token_s(pass_s=0.005, measured=measured) == pytest.approx(0.010 + 0.5 + 0.25)
+
+
 def test_the_home_part_keeps_to_its_memory() -> None:
     candidates = [peer("a", 3, 5)]
     enough = choose_path(8, candidates, replace(HOME, blocks_max=6), privacy="private")

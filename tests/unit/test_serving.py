@@ -305,7 +305,8 @@ REQUEST = GenerationRequest(CARD.name, "Hi", SamplingParams())
 async def test_answers_are_counted_and_waited_for() -> None:
     fake = FakeGenerator(gate=asyncio.Semaphore(1))
     answers = Answers(fake, lambda: {"links_open": 2.0})
-    assert answers.stats() == {"worker_restarts": 0.0, "links_open": 2.0}
+    counted = {"answers": 0, "answers_failed": 0}
+    assert answers.stats() == {"worker_restarts": 0.0, "links_open": 2.0, **counted}
     items = answers.generate(REQUEST)
     await anext(items)
     assert answers.under_way == 1
@@ -320,6 +321,7 @@ async def test_answers_are_counted_and_waited_for() -> None:
     assert [item async for item in items], "it may end"
     assert await draining == 0
     assert answers.under_way == 0
+    assert answers.stats()["answers"] == 1
 
 
 async def test_an_answer_that_is_given_up_is_not_under_way() -> None:

@@ -52,16 +52,28 @@ class Spawned:
         self.configs: dict[str, Config] = {}
         self.environments: list[dict[str, str]] = []
         self.fails = fails
-        monkeypatch.setattr(daemon, "spawn", self)
+        self.fails_with: BaseException = ResourceError("no room for this one")
+        self.ended: list[str] = []
+        spawned = self
 
-    def __call__(self, home: Home, *, environment: dict[str, str]) -> dict[str, Any]:
-        self.environments.append(environment)
-        config = load_config(home.config_yaml, environment=environment).config
-        self.configs[home.path.name] = config
-        if home.path.name == self.fails:
-            raise ResourceError("no room for this one")
-        port = 4000 + len(self.configs)
-        return {"listen": [PEER.format(port=port)], "port": port, "api_port": 5000 + port}
+        class Started(daemon.Starting):
+            def __init__(self, home: Home, *, environment: dict[str, str]) -> None:
+                self.home = home
+                spawned.environments.append(environment)
+                config = load_config(home.config_yaml, environment=environment).config
+                spawned.configs[home.path.name] = config
+                self.port = 4000 + len(spawned.configs)
+
+            def report(self, *_: Any) -> dict[str, Any]:
+                if self.home.path.name == spawned.fails:
+                    raise spawned.fails_with
+                listen = [PEER.format(port=self.port)]
+                return {"listen": listen, "port": self.port, "api_port": 5000 + self.port}
+
+            def end(self) -> None:
+                spawned.ended.append(self.home.path.name)
+
+        monkeypatch.setattr(swarm, "Starting", Started)
 
 
 def start(home: Home, **settings: Any) -> list[dict[str, Any]]:
@@ -93,11 +105,23 @@ def test_every_node_has_its_own_everything(home: Home, monkeypatch: pytest.Monke
 def test_what_fails_leaves_a_home_that_can_start_again(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Spawned(monkeypatch, fails="node-3")
-    with pytest.raises(ResourceError, match="no room for this one"):
+    spawned = Spawned(monkeypatch, fails="node-3")
+    with pytest.raises(ResourceError, match="node-3: no room for this one"):
         start(home)
+    assert sorted(spawned.ended) == ["node-1", "node-2", "node-3", "node-4"]
+    assert len(swarm.find_nodes(home)) == 4  # their logs say more
     Spawned(monkeypatch)
     assert len(start(home)) == 4
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_ctrl_c_leaves_nothing(home: Home, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    spawned = Spawned(monkeypatch, fails=f"node-{number}")
+    spawned.fails_with = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        start(home)
+    assert len(spawned.ended) == (1 if number == 1 else 4)
+    assert swarm.find_nodes(home) == ()
 
 
 def test_a_swarm_that_runs_is_not_started_again(

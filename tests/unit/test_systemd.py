@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import shlex
 import stat
 from pathlib import Path
@@ -88,6 +89,12 @@ def test_install_and_uninstall(systemctl: Path, tmp_path: Path) -> None:
         "disable --now kwaainet.service",
         "daemon-reload",
     ]  # fmt: skip
+
+
+def test_restart(systemctl: Path) -> None:
+    systemd.restart()
+    assert systemctl.read_text().endswith("restart kwaainet.service\n")
+    assert not systemd.is_service(os.getpid())
 
 
 def test_what_systemctl_refuses_is_one_line(systemctl: Path, tmp_path: Path) -> None:
