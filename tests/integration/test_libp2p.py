@@ -201,7 +201,7 @@ async def test_stop_is_prompt_final_and_idempotent(make: Make) -> None:
     start_s = time.monotonic()
     await a.stop()
     await a.stop()
-    assert time.monotonic() - start_s < 2.0
+    assert time.monotonic() - start_s < 8.0
     with pytest.raises(KwaaiError):
         await pending
     with pytest.raises(ResourceError, match="not running"):
@@ -280,7 +280,7 @@ async def test_requests(make: Make) -> None:
     start_s = time.monotonic()
     with pytest.raises(PeerStalled, match=b.peer_id):
         await a.request(b.peer_id, SLOW, b"", 0.5)
-    assert time.monotonic() - start_s < 2.0
+    assert time.monotonic() - start_s < 8.0
     assert await a.request(b.peer_id, ECHO, b"still here") == b"still here"
 
 
@@ -429,7 +429,7 @@ async def test_a_frozen_peer_is_noticed(make: Make, spawn: Any) -> None:
     start_s = time.monotonic()
     asking = asyncio.ensure_future(a.request(peer, ECHO, b"?"))
     await until(lambda: not a.connections(), 10.0)
-    assert time.monotonic() - start_s < 5.0
+    assert time.monotonic() - start_s < 20.0
     with pytest.raises(PeerLost, match="no heartbeat"):
         await asking
 
@@ -539,7 +539,7 @@ async def test_silent_connections_do_not_keep_honest_ones_out(make: Make) -> Non
     try:
         start_s = time.monotonic()
         await a.connect(b.addresses()[0])
-        assert time.monotonic() - start_s < 2.0
+        assert time.monotonic() - start_s < 8.0
         assert await a.request(b.peer_id, ECHO, b"hi") == b"hi"
     finally:
         for sock in silent:
@@ -746,7 +746,7 @@ async def test_many_models_are_provided_within_the_others_limits(make: Make) -> 
         assert [peer for peer, _ in await b.find_providers(digest)] == [a.peer_id]
     start_s = time.monotonic()
     await a.provide(secrets.token_bytes(32), timeout_s=0.5)
-    assert time.monotonic() - start_s < 2.0, (
+    assert time.monotonic() - start_s < 8.0, (
         "the ninth waits for the tenth second, but not for ever"
     )
 
@@ -770,7 +770,7 @@ async def test_dead_nodes_in_the_table_do_not_stop_a_look_up(make: Make) -> None
     await asyncio.gather(*(node.stop() for node in nodes[3:]))
     start_s = time.monotonic()
     assert await nodes[2].get_value(key) == b"1:" + key
-    assert time.monotonic() - start_s < 5.0
+    assert time.monotonic() - start_s < 20.0
 
 
 # --- mDNS, and what it all costs

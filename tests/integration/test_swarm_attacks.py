@@ -215,7 +215,7 @@ async def test_a_hop_that_answers_wrong(
     blamed(scene, reply, hop)
     if lie != "control garbage":  # two that have lost each other each name the other
         assert reply.error.startswith("mallory"), reply.error
-    assert reply.seconds < 3
+    assert reply.seconds < 10  # not the deadline of a whole answer
     assert await scene.swarm.avoided() <= {"mallory"}, "others are left alone"
     await scene.right_again()
     await hop.leave()
