@@ -6,6 +6,7 @@ node for minutes, not trust: that comes from evidence, elsewhere.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class AvoidList:
         now_s = self._clock()
         past = self._failures.pop(peer, None)
         if past is not None and now_s < past.until_s:
-            past.reason = reason
+            past.reason, past.failed_s = reason, now_s
             self._failures[peer] = past
             return
         count = 1 + (past.count if past else 0)
@@ -63,6 +64,11 @@ class AvoidList:
         """Return who is left alone now."""
         now_s = self._clock()
         return frozenset(peer for peer, f in self._failures.items() if now_s < f.until_s)
+
+    def failed_s(self, peer: str) -> float:
+        """Return when `peer` last failed; minus infinity for one that did not."""
+        past = self._failures.get(peer)
+        return past.failed_s if past is not None else -math.inf
 
     def explain(self) -> tuple[Avoided, ...]:
         """Return who is left alone, why and for how much longer; the shortest wait first."""

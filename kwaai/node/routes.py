@@ -115,6 +115,10 @@ class Routes:
         shunned = self._avoided.peers() | avoid
         candidates = [(self._measured(c), record) for c, record in found]
         choice = self._choice(model, candidates, home, route, privacy, shunned)
+        if choice.best is None and (back := await self._come_back(found) - avoid):
+            shunned -= back
+            candidates = [(self._measured(c), record) for c, record in found]
+            choice = self._choice(model, candidates, home, route, privacy, shunned)
         addresses: dict[str, tuple[str, ...]] = {
             r.peer: self._directory.link_addresses(r.peer) for _, r in candidates
         }
@@ -194,6 +198,21 @@ class Routes:
         if chosen:
             await asyncio.gather(*(self._link(record) for record in chosen))
 
+    async def _come_back(self, found: Sequence[tuple[Candidate, NodeRecord]]) -> frozenset[str]:
+        """Return who is left alone and has a link that was made since: a node that was started
+        again. Asked for only when nobody else can answer.
+        """
+        alone = self._avoided.peers()
+        records = {record.peer: record for _, record in found if record.peer in alone}
+        unmet = [record for peer, record in records.items() if self._links.link(peer) is None]
+        await asyncio.gather(*(self._link(record) for record in unmet[:SHARD_LINKS_AHEAD_MAX]))
+        links = {peer: self._links.link(peer) for peer in records}
+        return frozenset(
+            peer
+            for peer, link in links.items()
+            if link is not None and link.since_s > self._avoided.failed_s(peer)
+        )
+
     async def _link(self, record: NodeRecord) -> None:
         try:
             async with asyncio.timeout(SHARD_LINK_AHEAD_S):
@@ -205,7 +224,8 @@ class Routes:
             log.info("candidate_slow", peer=record.peer)  # it goes on; the path may still use it
         except PeerError as error:
             log.info("candidate_unreachable", peer=record.peer, problem=error.message)
-            self._avoided.failed(record.peer, "it cannot be reached")
+            if record.peer not in self._avoided.peers():  # else what it did before says more
+                self._avoided.failed(record.peer, "it cannot be reached")
 
     # The choice.
 

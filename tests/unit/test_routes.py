@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -321,6 +322,23 @@ async def test_missing_paths_say_what_to_do(met: Met) -> None:
     with pytest.raises(PathMissing, match=r"node1 .*peer_stalled.*asked again in 5 s"):
         await met.routes.choose(met.model, "peer", "private", 64)
     assert (await met.routes.choose(met.model, "alone", "private", 64)).route == "alone"
+
+
+async def test_who_comes_back_is_asked_when_nobody_else_can(
+    met: Met, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was killed and started again has a new link, made after its failure."""
+    peer = met.pin(1, LayerRange(1, met.model.block_count - 1))
+    met.avoided.failed(peer, "peer_lost")
+    links = {peer: SimpleNamespace(since_s=99.0, rtt_s=0.001)}  # the clock stands at 100
+    monkeypatch.setattr(met.node.links, "link", links.get)
+    with pytest.raises(PathMissing, match="failed a moment ago"):
+        await met.routes.choose(met.model, "peer", "private", 64)
+    links[peer] = SimpleNamespace(since_s=101.0, rtt_s=0.001)
+    chosen = await met.routes.choose(met.model, "peer", "private", 64)
+    assert [hop.peer for hop in chosen.path.hops] == [peer]
+    with pytest.raises(PathMissing):  # this very answer has met its failure
+        await met.routes.choose(met.model, "peer", "private", 64, frozenset({peer}))
 
 
 async def test_round_trips_between_hops_are_remembered(met: Met) -> None:
