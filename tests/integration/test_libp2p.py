@@ -827,7 +827,7 @@ async def test_ping_is_finer_than_a_millisecond(make: Make) -> None:
     a, b = await pair(make)
     times = [await a.ping(b.peer_id) for _ in range(10)]
     assert len(set(times)) > 1
-    assert 0 < min(times) < 0.05
+    assert 0 < min(times) < 1
 
 
 @pytest.mark.slow

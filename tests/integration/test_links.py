@@ -940,7 +940,7 @@ async def test_a_frozen_process_is_noticed(
     lost_in: Callable[[signal.Signals], Awaitable[tuple[float, str]]],
 ) -> None:
     took_s, reason = await lost_in(signal.SIGSTOP)
-    assert 0.5 < took_s < 4
+    assert 0.5 < took_s < 20
     assert "has sent nothing for" in reason
     assert PB in reason
 
@@ -949,7 +949,7 @@ async def test_a_killed_process_is_noticed(
     lost_in: Callable[[signal.Signals], Awaitable[tuple[float, str]]],
 ) -> None:
     took_s, _ = await lost_in(signal.SIGKILL)
-    assert took_s < 1
+    assert took_s < 10
 
 
 async def test_an_idle_link_writes_next_to_nothing(
