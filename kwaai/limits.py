@@ -380,8 +380,6 @@ MDNS_TEXT_BYTES_MAX = 8 * KIB  # what one node announces
 MDNS_RESOLVE_TIMEOUT_S = 3.0
 MDNS_RETRY_S = 10.0  # a node that announces itself and is not connected is tried again
 MDNS_RETRIES_MAX = 16  # of them each time, any of those that there are
-MDNS_REFRESH_S = 15.0  # our own addresses are looked at
-MDNS_PEERS_WANTED = 32  # with more connections, neighbours are not dialled
 MDNS_YIELD_S = 0.5  # of two that find each other, the one with the higher PeerId waits
 
 # Predicting this machine's speed before it was measured.

@@ -69,10 +69,6 @@ class LocalSlices:
             self._models[name] = self._models[known.handle] = known
         return known
 
-    def forget_models(self) -> None:
-        """Look models up anew from now on: files may have come or gone. What runs goes on."""
-        self._models.clear()
-
     def loaded(self) -> tuple[LoadedSlice, ...]:
         """What is loaded or being loaded."""
         return tuple(self._slices.values())

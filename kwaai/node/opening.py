@@ -128,8 +128,8 @@ class PathOpener:
         """
         tried: list[str] = []
         avoid: set[str] = set()
+        chosen = await self._choose(wanted, frozenset())
         while True:
-            chosen = await self._choose(wanted, frozenset(avoid))
             if not self._is_loaded(wanted, chosen):
                 # Loading measures: what was a guess is known then, and may decide otherwise.
                 self._release(await self._load(wanted, chosen))
@@ -149,6 +149,7 @@ class PathOpener:
                     raise error from None  # there is no other: this is what a person can act on
                 if other.path.hops == chosen.path.hops:
                     raise
+                chosen = other
                 self.retried += 1
                 log.info("path_retried", peer=error.peer, problem=error.message)
 

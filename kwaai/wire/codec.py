@@ -12,7 +12,6 @@ import struct
 from kwaai.errors import PeerError
 
 _F32 = struct.Struct(">f")
-_F64 = struct.Struct(">d")
 
 
 class WireError(PeerError):
@@ -37,11 +36,6 @@ class Writer:
     def f32(self, value: float) -> Writer:
         """Append an IEEE 754 single."""
         self._parts += _F32.pack(value)
-        return self
-
-    def f64(self, value: float) -> Writer:
-        """Append an IEEE 754 double."""
-        self._parts += _F64.pack(value)
         return self
 
     def fixed(self, data: bytes, size: int) -> Writer:
@@ -102,10 +96,6 @@ class Reader:
     def f32(self) -> float:
         """Take a finite single."""
         return self._finite(_F32.unpack(self.view(4))[0])
-
-    def f64(self) -> float:
-        """Take a finite double."""
-        return self._finite(_F64.unpack(self.view(8))[0])
 
     def _finite(self, value: float) -> float:
         if not math.isfinite(value):
