@@ -1,5 +1,5 @@
 """What every test gets: a home and a hub cache of its own, workers that do not spin, hypothesis's
-profiles.
+profiles. And the official test vectors, for those who ask.
 
 HYPOTHESIS_PROFILE=thorough looks at many more examples than the everyday profile.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+_VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
 
 # Before anything imports llama_cpp: spinning threads starve whatever shares the cores.
 os.environ["OMP_WAIT_POLICY"] = "passive"
@@ -53,3 +55,11 @@ def kwaainet_home(
 ) -> Path:
     """The KWAAINET_HOME of this test. It does not exist yet."""
     return _forget_the_user(monkeypatch, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of official test vectors, beside the repository; none of them is in it."""
+    if not (_VECTORS / "README.md").is_file():
+        pytest.skip(f"the official test vectors are not at {_VECTORS}")
+    return _VECTORS
