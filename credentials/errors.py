@@ -5,7 +5,7 @@ Does not know exit codes, HTTP statuses or files: the caller says whose file it 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _VCDM = "https://www.w3.org/TR/vc-data-model#"
 _SECURITY = "https://w3id.org/security#"
@@ -18,6 +18,9 @@ class CredentialsError(ValueError):
     code: ClassVar[str] = "credentials_invalid"
     problem: ClassVar[str] = _VCDM + "MALFORMED_VALUE_ERROR"
 
+    steps: tuple[Any, ...] = ()
+    """What a verification had checked when it raised this: `verified.Step`s."""
+
 
 class KeyInvalid(CredentialsError):
     """Bytes that are no Ed25519 key, or not the pair they claim to be."""
@@ -29,6 +32,18 @@ class IdentifierInvalid(CredentialsError):
     """A PeerId or DID that does not name an Ed25519 key."""
 
     code = "identifier_invalid"
+
+
+class KeyLengthInvalid(IdentifierInvalid):
+    """A Multikey with too few or too many bytes."""
+
+    code = "key_length_invalid"
+
+
+class KeyTypeUnsupported(IdentifierInvalid):
+    """A Multikey of another type than Ed25519."""
+
+    code = "key_type_unsupported"
 
 
 class SignatureInvalid(CredentialsError):
@@ -192,16 +207,53 @@ class StatusListInvalid(CredentialsError):
 
 
 class StatusListTooShort(StatusListInvalid):
-    """A status list below 131,072 entries, or an index beyond its end."""
+    """A status list of less than 131,072 entries: it hides nobody in a crowd."""
 
     code = "status_list_too_short"
     problem = _STATUS + "STATUS_LIST_LENGTH_ERROR"
+
+
+class StatusIndexBeyondEnd(StatusListInvalid):
+    """A credential whose status would lie beyond the end of its list."""
+
+    code = "status_index_beyond_end"
+    problem = _VCDM + "RANGE_ERROR"
+
+
+class StatusEntryInvalid(CredentialsError):
+    """A `credentialStatus` that is no well-formed BitstringStatusListEntry."""
+
+    code = "status_entry_invalid"
 
 
 class SchemaViolated(CredentialsError):
     """A credential that its credentialSchema, or the schema of its type, refuses."""
 
     code = "schema_violated"
+
+
+class SchemaInvalid(CredentialsError):
+    """A JSON Schema that is none, or contradicts the `credentialSchema` that names it."""
+
+    code = "schema_invalid"
+
+
+class SchemaUnknown(CredentialsError):
+    """A `credentialSchema` that nobody here has or can evaluate: neither valid nor invalid."""
+
+    code = "schema_unknown"
+
+
+class KindUnknown(CredentialsError):
+    """A credential type that is none of this network's."""
+
+    code = "kind_unknown"
+
+
+class BindingInvalid(CredentialsError):
+    """A credential that binds no node to its owner."""
+
+    code = "binding_invalid"
 
 
 class PolicyRefused(CredentialsError):
@@ -214,3 +266,9 @@ class SealInvalid(CredentialsError):
     """A sealed secret that does not open: the wrong passphrase, or changed bytes."""
 
     code = "seal_invalid"
+
+
+class WalletFull(CredentialsError):
+    """A wallet in memory that may hold no more."""
+
+    code = "wallet_full"
