@@ -408,3 +408,80 @@ PATH_SLOWNESS_MAX = 1000.0
 PATH_LEARNED_S = 300.0  # that long; then claims are believed anew
 LOG_EVENTS_PER_S = 10.0  # lines of one event that others can cause, on average
 LOG_EVENTS_BURST = 200.0  # and at once; the next line says how many were left out
+
+# Between nodes: credentials asked for, offered and shown (docs/protocol/credentials.md).
+CREDENTIAL_MESSAGE_BYTES_MAX = 192 * KIB  # one credential, presentation or status list in a message
+CREDENTIAL_CLAIMS_BYTES_MAX = 16 * KIB  # what an asker would like a credential to say
+CREDENTIAL_KIND_CHARS_MAX = 64
+CREDENTIAL_KINDS_MAX = 16  # types named in one question
+CREDENTIAL_NOTE_BYTES_MAX = 512  # a word to the person who decides
+CHALLENGE_CHARS_MIN = 16  # base64url: 96 bits, which nobody guesses
+CHALLENGE_CHARS_MAX = 128
+STATUS_URL_CHARS_MAX = 1024
+CREDENTIAL_REQUESTS_MAX = 1024  # kept, both ways together; the oldest that is settled goes first
+CREDENTIAL_REQUESTS_PER_PEER_MAX = 16  # that wait for the owner's word: no peer fills the inbox
+CREDENTIAL_ASKS_PER_S = 0.5  # messages about credentials of one peer, on average
+CREDENTIAL_ASKS_BURST = 32.0  # and at once
+CREDENTIAL_COLLECT_S = 60.0  # between two looks at what became of our requests
+CREDENTIAL_TIMEOUT_S = 15.0  # one question; the peer may have to sign a presentation
+CREDENTIAL_WORK_MAX = 2  # verifications and signatures for peers that run at the same time
+CREDENTIAL_WAITING_MAX = 64  # of them that wait for one of those; more are told to come back
+CREDENTIAL_OFFER_BYTES_MAX = 32 * KIB  # of an offered credential: 1,024 of them are kept
+
+# Identity and wallet.
+PASSPHRASE_BYTES_MIN = 8  # of a new one: argon2id makes each guess slow, not short ones safe
+PASSPHRASE_BYTES_MAX = 1024
+KEY_FILE_BYTES_MAX = 4 * KIB  # 68, sealed about 150
+WALLET_KEY_BYTES_MAX = 64 * KIB
+WALLET_KEY_SLOTS_MAX = 16  # identities and passphrases that open one wallet
+WALLET_BUSY_S = 10.0  # that another process may hold the wallet before a change is given up
+WALLET_CACHE_BYTES = 16 * MIB  # decrypted pages in memory; the indexes of 100,000 credentials
+WALLET_CREDENTIALS_MAX = 1_000_000
+WALLET_ORIGINAL_BYTES_MAX = 256 * KIB  # credentials.limits.DOCUMENT_BYTES_MAX
+WALLET_NAMES_MAX = 32  # types, and subjects, by which one credential is found
+WALLET_NAME_CHARS_MAX = 4 * KIB  # a DID's bound; longer ones are kept and not found by
+WALLET_FIND_MAX = 1000  # credentials in one answer
+WALLET_STATUS_LISTS_MAX = 1024  # fetched ones: 20 kB each
+WALLET_LONG_FORMS_MAX = 10_000  # long did:peer forms: 4 kB each
+BACKUP_BYTES_MAX = 2 * GIB  # unpacked
+BACKUP_LINE_BYTES_MAX = 4 * MIB  # one credential in base64, with all it is found by
+STATUS_LIST_ENTRIES = 131_072  # of one list: the standard's least, 16 KiB
+BACKUP_LIST_ENTRIES_MAX = 1 << 24  # of one status list of a backup: 2 MiB of bits
+STATUS_LIST_FILL = 0.75  # of a list, before the next is begun: a free entry is drawn in four tries
+ISSUED_MAX = 10_000_000
+REQUESTS_PENDING_MAX = 1024  # credential requests and offers that wait for a person
+REQUESTS_PENDING_PER_PEER_MAX = 16
+REQUESTS_CLOSED_MAX = 4096  # that are remembered after they are decided
+REQUEST_BODY_BYTES_MAX = 256 * KIB
+REQUEST_TEXT_CHARS_MAX = 1024  # its id, type, or why it was refused
+BENCH_SECONDS_MAX = 60.0  # of one figure
+BENCH_CREDENTIALS_MAX = 1_000_000  # of a wallet that is searched; some 1.5 GB
+
+# Status lists of what this node issued.
+STATUS_LIST_LIFE_S = 24 * 3600.0  # of a signed copy: how long a revocation can be held back
+STATUS_LIST_TTL_S = 300.0  # that others may keep it before they ask again
+STATUS_LIST_COPIES_MAX = 64  # signed ones in memory, 20 kB each
+PRESENTATION_LIFE_S = 600.0  # of a presentation's proof: enough to hand it over
+OWN_CREDENTIALS_MAX = 200  # about this node, that are looked at when they are listed or shown
+QUARANTINE_REASON_CHARS_MAX = 500
+
+# The credential routes of the API.
+VC_BODY_BYTES_MAX = 1088 * KIB  # the largest presentation, 1 MiB, with its options around it
+VC_THREADS = 4  # requests that the office works on at the same time
+VC_REQUESTS_MAX = 64  # those, and what waits for them; one more is refused as busy
+VC_LISTED_MAX = 100  # credentials in one page of the wallet's list
+VC_LISTED_BYTES_MAX = 4 * MIB  # the same, together: the page ends where it is full
+TLS_HELLO_TIMEOUT_S = 10.0  # the first byte of a connection, and then the TLS handshake
+TLS_ACCEPT_PAUSE_S = 0.1  # before a port that ran out of file descriptors tries again
+
+# Documents of did:web, from hosts that the owner allows.
+DID_WEB_TIMEOUT_S = 10.0  # for all of it: name, connection, headers, body
+DID_WEB_HEADER_BYTES_MAX = 16 * KIB
+DID_WEB_BODY_BYTES_MAX = 64 * KIB  # one with twenty keys has 6 KiB
+DID_WEB_ADDRESSES_MAX = 4  # of one name that are tried
+DID_WEB_HOSTS_MAX = 64  # hosts whose did:web documents this node's owner lets it fetch
+HOST_CHARS_MAX = 253  # of a DNS name
+CREDENTIAL_CONTROL_TIMEOUT_S = 90.0  # a command: a dial, a question, status lists of others
+DID_WEB_KEPT_S = 300.0  # of a fetched DID document, or of none, before it is asked for anew
+DID_WEB_KEPT_MAX = 64
+DID_WEB_FETCHES_MAX = 4  # for one credential or presentation

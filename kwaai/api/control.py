@@ -13,24 +13,23 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from kwaai import limits
 from kwaai.api.bodies import parse_chat
+from kwaai.api.control_bodies import NODE, Body, parse_body, to_json
+from kwaai.api.control_credentials import add_credential_routes
 from kwaai.api.errors import encode_json, error_of_http, json_response
-from kwaai.api.jsonbody import read_json_body
 from kwaai.errors import KwaaiError, PeerError, UserError
 from kwaai.log import get_logger
 from kwaai.node.control import NodeControl, ServeRequest
 from kwaai.node.generate import Finished, GenerationRequest, Generator, PathReport
 from kwaai.store.unix_socket import listen_unix, remove_unix, socket_identity
 from kwaai.types import LayerRange
-
-NODE: web.AppKey[NodeControl] = web.AppKey("node", NodeControl)
 
 log = get_logger(__name__)
 
@@ -40,26 +39,22 @@ _Seconds = Annotated[float, Field(ge=0, le=limits.CONTROL_WAIT_S_MAX)]
 _Text = Annotated[str, Field(min_length=1, max_length=limits.P2P_ADDRESS_CHARS_MAX)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class _Ping(_Body):
+class _Ping(Body):
     peer: _Text
     timeout_s: _Seconds = limits.P2P_TIMEOUT_S
 
 
-class _Connect(_Body):
+class _Connect(Body):
     address: _Text
     timeout_s: _Seconds = limits.P2P_TIMEOUT_S
 
 
-class _Chain(_Body):
+class _Chain(Body):
     model: _Model = ""
     refresh: bool = True
 
 
-class _Range(_Body):
+class _Range(Body):
     model: _Model = ""
     start: _Block | None = None
     stop: _Block | None = None
@@ -72,14 +67,14 @@ class _Range(_Body):
         return LayerRange(self.start, self.stop)
 
 
-class _Answer(_Body):
+class _Answer(Body):
     chat: dict[str, Any]
     """A body of /v1/chat/completions."""
     route: Literal["auto", "alone", "peer", "split"] | None = None
     privacy: Literal["private", "fast"] | None = None
 
 
-class _Grace(_Body):
+class _Grace(Body):
     grace_s: _Seconds = limits.HTTP_SHUTDOWN_GRACE_S
 
 
@@ -98,6 +93,7 @@ def create_control_app(node: NodeControl) -> web.Application:
     app.router.add_post("/control/answer", _answer)
     app.router.add_post("/control/drain", _drain)
     app.router.add_post("/control/stop", _stop)
+    add_credential_routes(app.router)
     return app
 
 
@@ -131,17 +127,6 @@ async def control_listening(node: NodeControl, path: Path) -> AsyncIterator[None
         await runner.cleanup()
 
 
-def to_json(value: Any) -> Any:
-    """Turn dataclasses, tuples and mappings into what JSON has."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    return value
-
-
 def error_json(error: KwaaiError) -> dict[str, Any]:
     """Return an error so that `kwaai.cli.control` can raise it again."""
     return {
@@ -166,23 +151,23 @@ async def _peers(request: web.Request) -> web.Response:
 
 
 async def _ping(request: web.Request) -> web.Response:
-    body = await _parse(request, _Ping)
+    body = await parse_body(request, _Ping)
     rtt_s = await request.app[NODE].ping(body.peer, body.timeout_s)
     return json_response({"rtt_s": rtt_s})
 
 
 async def _connect(request: web.Request) -> web.Response:
-    body = await _parse(request, _Connect)
+    body = await parse_body(request, _Connect)
     return json_response({"peer": await request.app[NODE].connect(body.address, body.timeout_s)})
 
 
 async def _chain(request: web.Request) -> web.Response:
-    body = await _parse(request, _Chain)
+    body = await parse_body(request, _Chain)
     return json_response(to_json(await request.app[NODE].chain(body.model, refresh=body.refresh)))
 
 
 async def _unserve(request: web.Request) -> web.StreamResponse:
-    body = await _parse(request, _Range)
+    body = await parse_body(request, _Range)
     layers = body.layers()
 
     async def work(events: _Events) -> None:
@@ -193,7 +178,7 @@ async def _unserve(request: web.Request) -> web.StreamResponse:
 
 
 async def _serve(request: web.Request) -> web.StreamResponse:
-    body = await _parse(request, _Range)
+    body = await parse_body(request, _Range)
     wanted = ServeRequest(body.model, body.layers())
 
     async def work(events: _Events) -> None:
@@ -207,7 +192,7 @@ async def _serve(request: web.Request) -> web.StreamResponse:
 
 
 async def _drain(request: web.Request) -> web.StreamResponse:
-    body = await _parse(request, _Grace)
+    body = await parse_body(request, _Grace)
 
     async def work(events: _Events) -> None:
         cut = await request.app[NODE].drain(body.grace_s)
@@ -217,13 +202,13 @@ async def _drain(request: web.Request) -> web.StreamResponse:
 
 
 async def _stop(request: web.Request) -> web.Response:
-    body = await _parse(request, _Grace)
+    body = await parse_body(request, _Grace)
     request.app[NODE].stop(body.grace_s)
     return json_response({"stopping": True}, status=202)
 
 
 async def _answer(request: web.Request) -> web.StreamResponse:
-    body = await _parse(request, _Answer)
+    body = await parse_body(request, _Answer)
     generator = request.app[NODE].generator
     chat = dict(body.chat)
     if not chat.get("model"):
@@ -331,17 +316,6 @@ async def _run(work: Callable[[_Events], Awaitable[None]], events: _Events) -> N
 
 
 _DEFECT = KwaaiError("the node failed on this request; `kwaainet logs` says why")
-_Parsed = TypeVar("_Parsed", bound=_Body)
-
-
-async def _parse(request: web.Request, shape: type[_Parsed]) -> _Parsed:
-    body = await read_json_body(request)
-    try:
-        return shape.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        param = ".".join(str(step) for step in first["loc"])
-        raise UserError(f"'{param}': {first['msg'].lower()}", param=param) from None
 
 
 @web.middleware

@@ -22,7 +22,12 @@ from kwaai.errors import (
     UserError,
     error_from_code,
 )
-from kwaai.limits import CONTROL_LINE_BYTES_MAX, CONTROL_TIMEOUT_S, P2P_TIMEOUT_S
+from kwaai.limits import (
+    CONTROL_LINE_BYTES_MAX,
+    CONTROL_TIMEOUT_S,
+    CREDENTIAL_CONTROL_TIMEOUT_S,
+    P2P_TIMEOUT_S,
+)
 from kwaai.store.home import Home
 from kwaai.store.unix_socket import connect_unix, control_socket
 
@@ -99,6 +104,35 @@ class ControlClient:
     def stop(self, grace_s: float) -> None:
         """Tell the node to stop; it does so after this has returned."""
         self._ask("POST", "stop", {"grace_s": grace_s})
+
+    def credential_requests(self) -> list[Json]:
+        """Return RequestViews, ours and those of peers."""
+        return list(self._ask("GET", "credentials/requests", None)["requests"])
+
+    def credential_request(self, peer: str, kind: str, claims: Json, note: str) -> Json:
+        """Ask a peer for a credential; return a RequestView."""
+        body = {"peer": peer, "kind": kind, "claims": claims, "note": note}
+        return self._ask("POST", "credentials/request", body, CREDENTIAL_CONTROL_TIMEOUT_S)
+
+    def credential_offer(self, peer: str, credential: str, note: str) -> Json:
+        """Offer a peer a credential; return a RequestView."""
+        body = {"peer": peer, "credential": credential, "note": note}
+        return self._ask("POST", "credentials/offer", body, CREDENTIAL_CONTROL_TIMEOUT_S)
+
+    def credential_approve(self, request_id: str, claims: Json | None) -> Json:
+        """Issue what a peer asked for, or keep what it offered; return a RequestView."""
+        body = {"id": request_id, "claims": claims}
+        return self._ask("POST", "credentials/approve", body, CREDENTIAL_CONTROL_TIMEOUT_S)
+
+    def credential_refuse(self, request_id: str, reason: str) -> Json:
+        """Refuse a peer's request or offer; return a RequestView."""
+        body = {"id": request_id, "reason": reason}
+        return self._ask("POST", "credentials/refuse", body, CREDENTIAL_CONTROL_TIMEOUT_S)
+
+    def credential_fetch(self, peer: str, kinds: list[str], *, keep: bool) -> Json:
+        """Ask a peer what it holds about itself; return ShownCredentials."""
+        body = {"peer": peer, "kinds": kinds, "keep": keep}
+        return self._ask("POST", "credentials/fetch", body, CREDENTIAL_CONTROL_TIMEOUT_S)
 
     def _ask(
         self, method: str, route: str, body: Json | None, timeout_s: float = CONTROL_TIMEOUT_S

@@ -21,7 +21,10 @@ from kwaai.config.model import KEYS, LIST_KEYS, Config, optional_keys, show_valu
 from kwaai.errors import ConfigError, UserError
 
 ENVIRONMENT_PREFIX = "KWAAINET_"
-_OTHER_VARIABLES = frozenset({"HOME", "LOG_JSON", "DEBUG"})
+_OTHER_VARIABLES = frozenset(
+    {"HOME", "LOG_JSON", "DEBUG", "PASSPHRASE", "PASSPHRASE_FILE"}
+    | {"OWNER_PASSPHRASE", "OWNER_PASSPHRASE_FILE"}
+)
 
 
 class Source(enum.StrEnum):

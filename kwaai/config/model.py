@@ -78,10 +78,14 @@ FilePath = Annotated[Path, AfterValidator(_expand)]
 
 _PEER_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]+")
 _PORT = re.compile(r"[0-9]{1,5}")
+_CREDENTIAL_TYPE = re.compile(r"[A-Z][A-Za-z0-9]{1,60}VC")
+_HOST = re.compile(
+    r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]*[A-Za-z0-9])+(:[0-9]{1,5})?"
+)
 _SERVED = re.compile(r"none|auto|(\d{1,4}):(\d{1,4})")
 
 
-def _addresses(value: object) -> object:
+def _words(value: object) -> object:
     """Split `a, b`, which a YAML list has become too; `none` is no address."""
     if not isinstance(value, str):
         return () if value is None else value
@@ -116,6 +120,25 @@ def _check_links(values: tuple[str, ...]) -> tuple[str, ...]:
         if not _is_ip(host) or not 0 < number < 65_536:
             raise ValueError("must be addresses such as 203.0.113.7:8081 or [2001:db8::7]:8081")
     return tuple(dict.fromkeys(values))
+
+
+def _check_types(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _CREDENTIAL_TYPE.fullmatch(value):
+            raise ValueError(
+                "must be credential types such as MembershipVC (see: kwaainet credential schema "
+                "list)"
+            )
+    return tuple(dict.fromkeys(values))
+
+
+def _check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _HOST.fullmatch(value) or len(value) > limits.HOST_CHARS_MAX:
+            raise ValueError(
+                "must be hosts such as example.org or example.org:8443, without a scheme"
+            )
+    return tuple(dict.fromkeys(value.lower() for value in values))
 
 
 def _check_listen_host(value: str) -> str:
@@ -214,7 +237,7 @@ class Config(BaseModel):
     announce_links: Annotated[
         tuple[str, ...],
         Field(max_length=limits.LINK_ADDRESSES_MAX),
-        BeforeValidator(_addresses),
+        BeforeValidator(_words),
         AfterValidator(_check_links),
     ] = Field(
         default=(),
@@ -230,7 +253,7 @@ class Config(BaseModel):
     bootstrap_peers: Annotated[
         tuple[str, ...],
         Field(max_length=limits.BOOTSTRAP_PEERS_MAX),
-        BeforeValidator(_addresses),
+        BeforeValidator(_words),
         AfterValidator(_check_addresses),
     ] = Field(
         default=(),
@@ -264,10 +287,38 @@ class Config(BaseModel):
         description="`private`: this machine runs the first and the last layers, so no other sees "
         "text, tokens or logits. `fast`: the last peer samples, and sees the answer.",
     )
+    share_credentials: bool = Field(
+        default=True,
+        description="Show peers that ask what this node holds about itself: its valid credentials, "
+        "in a presentation made for them.",
+    )
+    auto_issue: Annotated[
+        tuple[str, ...],
+        Field(max_length=limits.CREDENTIAL_KINDS_MAX),
+        BeforeValidator(_words),
+        AfterValidator(_check_types),
+    ] = Field(
+        default=(),
+        description="Types of credentials that this node issues to any peer that asks, with the "
+        "claims that the peer asks for: `MembershipVC`, with commas between them, or as a YAML "
+        "list. Other requests wait for `kwaainet credential approve`.",
+    )
+    did_web_hosts: Annotated[
+        tuple[str, ...],
+        Field(max_length=limits.DID_WEB_HOSTS_MAX),
+        BeforeValidator(_words),
+        AfterValidator(_check_hosts),
+    ] = Field(
+        default=(),
+        description="Hosts whose `did:web` documents are fetched: `example.org`, with commas "
+        "between them, or as a YAML list. No other host is ever asked.",
+    )
 
 
 KEYS: tuple[str, ...] = tuple(Config.model_fields)
-LIST_KEYS: frozenset[str] = frozenset({"bootstrap_peers", "announce_links"})
+LIST_KEYS: frozenset[str] = frozenset(
+    {"bootstrap_peers", "announce_links", "auto_issue", "did_web_hosts"}
+)
 """The keys that config.yaml may give as a list too."""
 
 

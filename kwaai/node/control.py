@@ -7,9 +7,9 @@ for it. `kwaai.node.node` implements it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from kwaai.node.generate import Generator
 from kwaai.placement.paths import Candidate, choose_range, inner_gaps, missing_ranges
@@ -183,6 +183,80 @@ class ServeRequest:
     layers: LayerRange | None
 
 
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """A request for a credential or an offer of one, ours or a peer's."""
+
+    id: str
+    direction: str
+    """in: of a peer, this node's owner decides. out: ours."""
+    kind: str
+    """request or offer."""
+    peer: str
+    name: str
+    """What the peer calls itself; empty where that is not known."""
+    type: str
+    state: str
+    """pending, approved (issued, not delivered yet), delivered, refused or failed."""
+    detail: str
+    """Why refused or failed; the credential's id where it was issued or delivered."""
+    claims: Mapping[str, Any]
+    """What is asked for, or what an offered credential says of its subject."""
+    note: str
+    created_s: float
+    changed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCredential:
+    """A credential that a peer presented, and that held."""
+
+    types: tuple[str, ...]
+    issuer: str
+    subject: str
+    valid_until_s: float | None
+    contexts_trusted: bool
+    text: str
+    """The credential as it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCredentials:
+    """What a peer holds about itself; empty where it shows nothing."""
+
+    peer: str
+    holder: str
+    credentials: tuple[ShownCredential, ...]
+    kept: int
+    """How many of them were new and are in the wallet now."""
+
+
+class CredentialControl(Protocol):
+    """A running node's dealings in credentials with peers, to its owner. `peer` is a PeerId, its
+    end, or a name. All methods raise KwaaiError.
+    """
+
+    async def request(
+        self, peer: str, kind: str, claims: Mapping[str, Any], note: str
+    ) -> RequestView:
+        """Ask a peer to issue a credential of type `kind` about this node."""
+
+    async def offer(self, peer: str, credential: str, note: str) -> RequestView:
+        """Offer a peer a credential, given as its JSON text."""
+
+    async def approve(self, request_id: str, claims: Mapping[str, Any] | None) -> RequestView:
+        """Issue what a peer asked for, or keep what it offered."""
+
+    async def refuse(self, request_id: str, reason: str) -> RequestView:
+        """Refuse a peer's request or offer."""
+
+    async def requests(self) -> tuple[RequestView, ...]:
+        """Requests and offers, both ways, newest first."""
+
+    async def fetch(self, peer: str, kinds: Sequence[str], *, keep: bool) -> ShownCredentials:
+        """Ask a peer what it holds about itself, and verify that."""
+
+
 class NodeControl(Protocol):
     """A running node, to its owner. All methods belong to the node's event loop; each raises
     KwaaiError.
@@ -191,6 +265,12 @@ class NodeControl(Protocol):
     @property
     def generator(self) -> Generator:
         """Who answers: requests with `route`, `privacy` and `on_path` understood."""
+
+    @property
+    def credentials(self) -> CredentialControl:
+        """Credentials asked of peers and given to them. Raises ResourceError while the wallet is
+        not open.
+        """
 
     def status(self) -> NodeStatus: ...
 

@@ -25,6 +25,7 @@ from kwaai.node.answers import Answers
 from kwaai.node.avoid import AvoidList
 from kwaai.node.control import (
     ChainView,
+    CredentialControl,
     NodeStatus,
     P2pInfo,
     PeerRow,
@@ -32,6 +33,8 @@ from kwaai.node.control import (
     ServedRow,
     ServeRequest,
 )
+from kwaai.node.credential_office import CredentialOffice
+from kwaai.node.credential_service import CredentialService
 from kwaai.node.directory import Directory
 from kwaai.node.home import memory_blocks
 from kwaai.node.local_slices import LocalSlices
@@ -84,6 +87,7 @@ class Node:
         )
         self.generator = Answers(self._generator, self._more_stats)
         self.view = View(self)
+        self._credentials = CredentialService(config, home, self.network, self.view)
         self.services = Services()
         self._link_port = 0
         self._asked = asyncio.Event()
@@ -97,6 +101,7 @@ class Node:
         add("network", self._run_network, required=True)
         add("links", self._run_links, required=True)
         add("directory", self._run_directory)
+        add("credentials", self._credentials.run)
         add("serving", self._run_serving, wait_s=0)  # a large range takes minutes to load
         add("answers", self._run_answers, wait_s=limits.ANSWERS_WAIT_S)
 
@@ -230,6 +235,15 @@ class Node:
 
     # What the owner asks: NodeControl.
 
+    @property
+    def credentials(self) -> CredentialControl:
+        """See NodeControl."""
+        return self._credentials.control()
+
+    def office(self) -> CredentialOffice:
+        """Return what the API works with. Raises ResourceError while the wallet is not open."""
+        return self._credentials.office()
+
     def status(self) -> NodeStatus:
         """See NodeControl."""
         return self.view.status()
@@ -267,6 +281,7 @@ class Node:
         links = self.links.counters
         return {
             **self.shards.stats(),
+            **self._credentials.stats(),
             "peers_connected": len(self.network.connections()),
             "links_open": len(self.links.all()),
             "links_lost": links.links_lost,

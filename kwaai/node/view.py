@@ -140,6 +140,10 @@ class View:
             f"no peer {text!r:.80} is known; {hint}`kwaainet p2p peers` lists those that are"
         )
 
+    def name_of(self, peer: str) -> str:
+        """Return what a peer calls itself; empty where no record of it is known."""
+        return next((record.name for record in self._others() if record.peer == peer), "")
+
     async def chain(self, name: str, *, refresh: bool) -> ChainView:
         """See NodeControl."""
         node = self._node

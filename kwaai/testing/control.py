@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from kwaai.api.control import control_listening
 from kwaai.errors import KwaaiError
@@ -20,10 +21,12 @@ from kwaai.node.control import (
     NodeStatus,
     P2pInfo,
     PeerRow,
+    RequestView,
     Say,
     ServedRow,
     ServeRequest,
     ServiceRow,
+    ShownCredentials,
     chain_view,
 )
 from kwaai.node.generate import (
@@ -71,6 +74,53 @@ def chain_row(index: int, start: int, stop: int, state: str = "online") -> Chain
     return ChainRow(layers, PEERS[index], names[index], "0.1.0", state, 0.0004, False, 4, 0.001)
 
 
+def request_view(**changes: Any) -> RequestView:
+    """Return a peer's request that waits."""
+    view = RequestView(
+        "00112233445566778899aabbccddeeff", "in", "request", PEERS[0], "amber", "MembershipVC",
+        "pending", "", {"swarmName": "lab"}, "please", 1.8e9, 1.8e9,
+    )  # fmt: skip
+    return replace(view, **changes)
+
+
+@dataclass
+class FakeCredentials:
+    """A CredentialControl that says what it is told to."""
+
+    called: Callable[..., None]
+    rows: list[RequestView] = field(default_factory=lambda: [request_view()])
+    answer: RequestView = field(default_factory=lambda: request_view(direction="out"))
+    shown: ShownCredentials = field(
+        default_factory=lambda: ShownCredentials(PEERS[0], "", (), 0)
+    )
+
+    async def request(
+        self, peer: str, kind: str, claims: Mapping[str, Any], note: str
+    ) -> RequestView:
+        self.called("request", peer, kind, dict(claims), note)
+        return self.answer
+
+    async def offer(self, peer: str, credential: str, note: str) -> RequestView:
+        self.called("offer", peer, credential, note)
+        return self.answer
+
+    async def approve(self, request_id: str, claims: Mapping[str, Any] | None) -> RequestView:
+        self.called("approve", request_id, claims)
+        return replace(self.rows[0], state="delivered", detail="urn:uuid:1")
+
+    async def refuse(self, request_id: str, reason: str) -> RequestView:
+        self.called("refuse", request_id, reason)
+        return replace(self.rows[0], state="refused", detail=reason)
+
+    async def requests(self) -> tuple[RequestView, ...]:
+        self.called("requests")
+        return tuple(self.rows)
+
+    async def fetch(self, peer: str, kinds: Sequence[str], *, keep: bool) -> ShownCredentials:
+        self.called("fetch", peer, tuple(kinds), keep)
+        return self.shown
+
+
 @dataclass
 class FakeNode:
     """A running node."""
@@ -92,6 +142,10 @@ class FakeNode:
     gate: asyncio.Event | None = None
     """If set, `serve` and `drain` wait for it."""
     calls: list[tuple[object, ...]] = field(default_factory=list)
+    credentials: FakeCredentials = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.credentials = FakeCredentials(self._called)
 
     def _called(self, *call: object) -> None:
         self.calls.append(call)

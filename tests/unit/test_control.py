@@ -327,10 +327,27 @@ def test_every_route_is_documented(node: FakeNode) -> None:
         for route in create_control_app(node).router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
-    assert len(routes) == 11
+    assert len(routes) == 17
     for route in routes:
         assert f"| `{route}` |" in page
 
 
 def test_events_are_plain_json(client: ControlClient) -> None:
     assert json.loads(json.dumps(client.chain(""))) == client.chain("")
+
+
+def test_credentials_between_nodes(client: ControlClient, node: FakeNode) -> None:
+    assert client.credential_requests()[0]["claims"] == {"swarmName": "lab"}
+    asked = client.credential_request("amber", "MembershipVC", {"swarmName": "lab"}, "please")
+    assert (asked["direction"], asked["state"]) == ("out", "pending")
+    client.credential_offer("amber", "{}", "")
+    assert client.credential_approve("0011", {"a": 1})["state"] == "delivered"
+    assert client.credential_refuse("0011", "no")["detail"] == "no"
+    assert client.credential_fetch("amber", ["UptimeVC"], keep=True)["credentials"] == []
+    assert node.calls[1:] == [
+        ("request", "amber", "MembershipVC", {"swarmName": "lab"}, "please"),
+        ("offer", "amber", "{}", ""),
+        ("approve", "0011", {"a": 1}),
+        ("refuse", "0011", "no"),
+        ("fetch", "amber", ("UptimeVC",), True),
+    ]

@@ -1,0 +1,258 @@
+"""What this node's owner does with peers in credentials: asks, offers, decides, looks at theirs.
+
+Wires the asking side (`credential_peers`) and the answering side (`credential_inbox`) to the office
+and the book (`credential_desk`), and looks after what is under way: what was approved is delivered,
+what was asked for is collected. docs/protocol/credentials.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from credentials.document import parse_document
+from credentials.keys import PeerId
+from credentials.kinds import find_kind
+from credentials.verified import VerifiedPresentation
+from credentials.verify import status_lists_needed
+from credentials.wallet import StoredCredential
+from kwaai import limits
+from kwaai.errors import (
+    CredentialRefused,
+    CredentialUnknown,
+    KwaaiError,
+    PeerMisbehaved,
+    UserError,
+)
+from kwaai.log import get_logger
+from kwaai.net.network import Network
+from kwaai.node.credential_desk import CredentialDesk, findings, last_type, short
+from kwaai.node.credential_inbox import CredentialInbox
+from kwaai.node.credential_office import CredentialOffice
+from kwaai.node.credential_peers import CredentialPeers, names_of
+from kwaai.node.services import Ready
+from kwaai.store.requests import CredentialRequest, RequestBook
+from kwaai.wire.credential_messages import Answer, Ask, Collect, Deliver, Offer, Show
+
+log = get_logger(__name__)
+
+
+class CredentialExchange:
+    """One node's dealings in credentials. Belongs to the event loop.
+
+    `auto_issue`: types that are issued to whoever asks; `shares`: whether peers are shown what this
+    node holds about itself.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        office: CredentialOffice,
+        book: RequestBook,
+        peers: CredentialPeers,
+        *,
+        auto_issue: Collection[str] = (),
+        shares: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._network = network
+        self._office = office
+        self._peers = peers
+        self._desk = CredentialDesk(office, book, clock)
+        self._inbox = CredentialInbox(
+            network, self._desk, self._receive, auto_issue=auto_issue, shares=shares
+        )
+        self._wake = asyncio.Event()
+        network.add_listener(self._on_peer)
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What was answered and dropped."""
+        return self._inbox.counters
+
+    async def run(self, ready: Ready) -> None:
+        """Settle what is under way, whenever a peer comes and now and then, until cancelled."""
+        self._peers.open()
+        ready()
+        try:
+            while True:
+                self._wake.clear()
+                await self.settle()
+                try:
+                    async with asyncio.timeout(limits.CREDENTIAL_COLLECT_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            self._peers.close()
+
+    def _on_peer(self, peer: PeerId, is_here: bool) -> None:
+        if is_here:
+            self._wake.set()
+
+    async def request(
+        self, peer: PeerId, kind: str, claims: Mapping[str, Any], note: str = ""
+    ) -> CredentialRequest:
+        """Ask a peer to issue a credential about this node. Raises CredentialRefused, UserError;
+        where the peer is not reached the request has failed.
+        """
+        with findings():
+            name = find_kind(kind).name
+        wanted = json.dumps(dict(claims), allow_nan=False).encode()
+        if len(wanted) > limits.CREDENTIAL_CLAIMS_BYTES_MAX:
+            raise UserError(f"the claims have over {limits.CREDENTIAL_CLAIMS_BYTES_MAX} bytes")
+        body = {"claims": dict(claims), "note": short(note)}
+        row = await self._desk.open("out", "request", peer, name, body)
+        return await self._begin(row, Ask(bytes.fromhex(row.id), name, wanted, short(note)))
+
+    async def offer(self, peer: PeerId, credential: bytes, note: str = "") -> CredentialRequest:
+        """Offer a peer a credential about it. Raises CredentialRefused, UserError."""
+        with findings():
+            types = parse_document(credential).get("type")
+        if len(credential) > limits.CREDENTIAL_OFFER_BYTES_MAX:
+            raise UserError(f"only {limits.CREDENTIAL_OFFER_BYTES_MAX} bytes can be offered")
+        body = {"credential": credential.decode(), "note": short(note)}
+        row = await self._desk.open("out", "offer", peer, last_type(types), body)
+        return await self._begin(row, Offer(bytes.fromhex(row.id), credential, short(note)))
+
+    async def _begin(self, row: CredentialRequest, message: Ask | Offer) -> CredentialRequest:
+        try:
+            answer = await self._peers.send(PeerId(row.peer), message)
+        except KwaaiError as error:
+            return await self._desk.settle(row, "failed", error.message)
+        return await self._take_answer(row, answer)
+
+    async def approve(
+        self, request_id: str, claims: Mapping[str, Any] | None = None
+    ) -> CredentialRequest:
+        """Issue what a peer asked for (with other `claims`, where they are given), or keep what it
+        offered. Raises CredentialMissing, RequestClosed, CredentialRefused.
+        """
+        row = await self._desk.find_pending(request_id)
+        body = json.loads(row.body)
+        if row.kind == "offer":
+            return await self._take_offer(row, body["credential"].encode())
+        row = await self._desk.issue(row, body["claims"] if claims is None else claims)
+        try:
+            return await self._deliver(row)
+        except KwaaiError as error:
+            log.info("credential_not_delivered", peer=row.peer, reason=error.message)
+            return row  # `settle` tries again when the peer is there
+
+    async def _take_offer(self, row: CredentialRequest, data: bytes) -> CredentialRequest:
+        with findings():
+            urls = status_lists_needed(parse_document(data))
+        async with self._peers.presented_by(PeerId(row.peer), urls):
+            stored = await self._desk.run(self._office.import_credential, data)
+        return await self._desk.settle(row, "delivered", stored.id)
+
+    async def refuse(self, request_id: str, reason: str = "") -> CredentialRequest:
+        """Refuse a peer's request or offer. Raises CredentialMissing, RequestClosed."""
+        row = await self._desk.find_pending(request_id)
+        return await self._desk.settle(row, "refused", reason or "refused by its owner")
+
+    async def requests(self) -> list[CredentialRequest]:
+        """Return requests and offers, both ways, newest first."""
+        return await self._desk.rows()
+
+    async def fetch(self, peer: PeerId, kinds: Sequence[str] = ()) -> VerifiedPresentation | None:
+        """Ask a peer what it holds about itself; None where it shows nothing. Raises PeerError,
+        CredentialRefused where what it shows does not hold.
+        """
+        challenge = secrets.token_urlsafe(24)
+        data = await self._peers.ask(peer, Show(challenge, tuple(kinds)))
+        if not data:
+            return None
+        with findings():
+            urls = status_lists_needed(parse_document(data))
+        async with self._peers.presented_by(peer, urls):
+            presentation = await self._desk.run(
+                self._office.verify_presentation,
+                data,
+                challenge=challenge,
+                domain=self._office.did,
+            )
+        if presentation.holder not in names_of(peer):
+            raise PeerMisbehaved(f"{peer} presents what {presentation.holder} holds", peer=peer)
+        return presentation
+
+    async def keep(self, presentation: VerifiedPresentation) -> int:
+        """Store what a peer presented; return how many of it were new."""
+        kept = 0
+        for credential in presentation.credentials:
+            if not await self._desk.is_kept(credential.original):
+                await self._desk.run(self._office.import_credential, credential.original)
+                kept += 1
+        return kept
+
+    # What is under way.
+
+    async def settle(self) -> None:
+        """Deliver what was approved, and ask what became of what we asked for; connected peers
+        only.
+        """
+        here = {connection.peer for connection in self._network.connections()}
+        for row in await self.requests():
+            if row.peer not in here:
+                continue
+            try:
+                if (row.direction, row.state) == ("in", "approved"):
+                    await self._deliver(row)
+                elif (row.direction, row.state) == ("out", "pending"):
+                    collect = Collect(bytes.fromhex(row.id))
+                    await self._take_answer(row, await self._peers.send(PeerId(row.peer), collect))
+            except KwaaiError as error:
+                self.counters["failed"] += 1
+                log.info("credential_exchange_failed", peer=row.peer, reason=error.message)
+
+    async def _deliver(self, row: CredentialRequest) -> CredentialRequest:
+        data = await self._desk.issued_bytes(row.detail)
+        message = Deliver(bytes.fromhex(row.id), data)
+        answer = await self._peers.send(PeerId(row.peer), message)
+        if answer.state == "issued":
+            return await self._desk.settle(row, "delivered", row.detail)
+        return await self._desk.settle(row, "refused", answer.reason or "the asker refused it")
+
+    async def _take_answer(self, row: CredentialRequest, answer: Answer) -> CredentialRequest:
+        """Enter what a peer says of our request or offer."""
+        match answer.state:
+            case "refused":
+                return await self._desk.settle(row, "refused", answer.reason)
+            case "unknown":
+                return await self._desk.settle(row, "failed", "the peer does not know of it now")
+            case "issued" if row.kind == "offer":
+                return await self._desk.settle(row, "delivered", "it was taken")
+            case "issued" if answer.credential:
+                return await self._receive(row, answer.credential)
+            case _:
+                return row
+
+    async def _receive(self, row: CredentialRequest, data: bytes) -> CredentialRequest:
+        """Verify and keep what we asked for. Raises CredentialRefused, PeerMisbehaved; the request
+        has failed then, unless it only cannot be judged yet.
+        """
+        try:
+            stored = await self._keep(row, PeerId(row.peer), data)
+        except (CredentialRefused, PeerMisbehaved) as error:
+            if not isinstance(error, CredentialUnknown):
+                await self._desk.settle(row, "failed", error.message)
+            raise
+        return await self._desk.settle(row, "delivered", stored.id)
+
+    async def _keep(
+        self, row: CredentialRequest, peer: PeerId, data: bytes
+    ) -> StoredCredential:
+        with findings():
+            urls = status_lists_needed(parse_document(data))
+        async with self._peers.presented_by(peer, urls):
+            verified = await self._desk.run(self._office.verify, data)
+            if verified.issuer not in names_of(peer) or row.type not in verified.types:
+                raise PeerMisbehaved(f"{peer} sent another credential than asked for", peer=peer)
+            if verified.subject != self._office.did:
+                raise PeerMisbehaved(f"{peer} sent a credential about somebody else", peer=peer)
+            return await self._desk.run(self._office.import_credential, data)

@@ -1,0 +1,143 @@
+"""Ask peers about credentials: one question, one answer; and for the status lists of others.
+
+Knows who is asked for what. Does not verify what comes. docs/protocol/credentials.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from credentials.did import did_key, parse_did
+from credentials.errors import CredentialsError, StatusUnknown
+from credentials.keys import PeerId, parse_peer_id, peer_id
+from kwaai import limits
+from kwaai.errors import CredentialMissing, KwaaiError, PeerMisbehaved
+from kwaai.net.network import Network
+from kwaai.wire.codec import WireError
+from kwaai.wire.credential_messages import (
+    PROTOCOL,
+    Answer,
+    Ask,
+    Collect,
+    Deliver,
+    FetchStatus,
+    Offer,
+    Show,
+    encode_request,
+    parse_answer,
+    parse_document_answer,
+)
+
+_STATUS_PATH: Final = "/status/"
+
+
+class CredentialPeers:
+    """The asking side. Belongs to the event loop, but for `fetch_status`."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._presenters: dict[str, PeerId] = {}
+        """Status list URL -> the peer that presents a credential with it, while it is verified."""
+        self.asked = 0
+        """Questions so far."""
+
+    def open(self) -> None:
+        """From now on threads may ask: the running loop is theirs."""
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Threads that ask are told that nobody does."""
+        self._loop = None
+
+    async def send(self, peer: PeerId, request: Ask | Collect | Deliver | Offer) -> Answer:
+        """Send a message and return how things stand. Raises PeerError."""
+        body = await self._exchange(peer, request)
+        try:
+            return parse_answer(body)
+        except WireError as error:
+            raise _misbehaved(peer, error) from error
+
+    async def ask(self, peer: PeerId, request: Show | FetchStatus) -> bytes:
+        """Return the document that a peer answers with; empty where it has none."""
+        body = await self._exchange(peer, request)
+        try:
+            return parse_document_answer(body).data
+        except WireError as error:
+            raise _misbehaved(peer, error) from error
+
+    async def _exchange(
+        self, peer: PeerId, request: Ask | Collect | Deliver | Offer | Show | FetchStatus
+    ) -> bytes:
+        self.asked += 1
+        return await self._network.request(
+            peer, PROTOCOL, encode_request(request), limits.CREDENTIAL_TIMEOUT_S
+        )
+
+    def fetch_status(self, url: str) -> bytes:
+        """Return a status list of another node, from any thread but the loop's.
+
+        Its issuer is asked, then whoever presents a credential that names it: it is signed, so it
+        does not matter who hands it over. Raises StatusUnknown.
+        """
+        if self._loop is None:
+            raise StatusUnknown(f"no peers are asked now for the status list {url!r:.200}")
+        asked = asyncio.run_coroutine_threadsafe(self._fetch_status(url), self._loop)
+        try:
+            return asked.result(2 * limits.CREDENTIAL_TIMEOUT_S)
+        except TimeoutError:
+            asked.cancel()
+            raise StatusUnknown(f"no peer gave the status list {url!r:.200} in time") from None
+        except KwaaiError as error:
+            raise StatusUnknown(
+                f"no peer gave the status list {url!r:.200}: {error.message}"
+            ) from error
+
+    async def _fetch_status(self, url: str) -> bytes:
+        peers = dict.fromkeys((_issuer_of(url), self._presenters.get(url)))
+        failure: KwaaiError = CredentialMissing("it names no node, and nobody presents it")
+        for peer in peers:
+            if peer is None or peer == self._network.peer_id:
+                continue
+            try:
+                if data := await self.ask(peer, FetchStatus(url)):
+                    return data
+                failure = CredentialMissing(f"{peer} does not have it")
+            except KwaaiError as error:
+                failure = error
+        raise failure
+
+    @asynccontextmanager
+    async def presented_by(self, peer: PeerId, urls: Iterable[str]) -> AsyncIterator[None]:
+        """Inside, ask `peer` too for these status lists."""
+        new = [url for url in urls if url not in self._presenters]
+        self._presenters.update(dict.fromkeys(new, peer))
+        try:
+            yield
+        finally:
+            for url in new:
+                self._presenters.pop(url, None)
+
+
+def names_of(peer: PeerId) -> frozenset[str]:
+    """Return the DIDs that name a peer's key."""
+    did = did_key(parse_peer_id(peer))
+    return frozenset({did, f"did:peer:0{did.removeprefix('did:key:')}"})
+
+
+def _issuer_of(url: str) -> PeerId | None:
+    """Return the peer whose status list a URL names, where it names one."""
+    did, found, _ = url.partition(_STATUS_PATH)
+    if not found:
+        return None
+    try:
+        return peer_id(parse_did(did))
+    except CredentialsError:
+        return None
+
+
+def _misbehaved(peer: PeerId, error: WireError) -> PeerMisbehaved:
+    return PeerMisbehaved(f"{peer} answered about credentials with no answer: {error}", peer=peer)

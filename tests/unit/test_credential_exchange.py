@@ -1,0 +1,342 @@
+"""Credentials between nodes: real offices and wallets over a network in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from credentials.did import did_key
+from credentials.keys import PeerId, SecretKey, peer_id
+from kwaai import limits
+from kwaai.config import Config
+from kwaai.errors import (
+    CredentialMissing,
+    CredentialRefused,
+    KwaaiError,
+    PeerMisbehaved,
+    PeerRefused,
+    RequestClosed,
+)
+from kwaai.node.credential_exchange import CredentialExchange
+from kwaai.node.credential_home import open_office
+from kwaai.node.credential_office import CredentialOffice
+from kwaai.node.credential_peers import CredentialPeers, names_of
+from kwaai.store.home import ensure_home
+from kwaai.store.identity_file import ensure_identity
+from kwaai.store.requests import RequestBook
+from kwaai.testing.network import MemoryNetwork, MemorySwarm
+from kwaai.wire.credential_messages import (
+    PROTOCOL,
+    Ask,
+    Collect,
+    Deliver,
+    Show,
+    encode_request,
+    parse_answer,
+    parse_document_answer,
+)
+
+KIND = "MembershipVC"
+CLAIMS = {"swarmId": "urn:swarm:lab", "swarmName": "the lab", "memberRole": "member"}
+WAIT_S = 20.0
+
+
+@dataclass
+class Place:
+    """One node's part in it."""
+
+    network: MemoryNetwork
+    office: CredentialOffice
+    book: RequestBook
+    exchange: CredentialExchange
+    peer: PeerId
+
+
+class World:
+    """Nodes that are connected to one another, each with a home of its own."""
+
+    def __init__(self, directory: Path, stack: contextlib.AsyncExitStack) -> None:
+        self._directory = directory
+        self._stack = stack
+        self._swarm = MemorySwarm(1)
+        self._places: list[Place] = []
+
+    async def add(self, **options: Any) -> Place:
+        home = ensure_home(self._directory / f"home-{len(self._places)}")
+        secret, _ = ensure_identity(home.identity_key)
+        network = MemoryNetwork(self._swarm, secret)
+        peers = CredentialPeers(network)
+        office = self._stack.enter_context(
+            open_office(home, Config(), fetch_status=peers.fetch_status)
+        )
+        book = RequestBook(office.wallet.database)
+        exchange = CredentialExchange(network, office, book, peers, **options)
+        await network.start()
+        self._stack.push_async_callback(network.stop)
+        for place in self._places:
+            await network.connect(place.network.addresses()[0])
+        ready = asyncio.Event()
+        task = asyncio.create_task(exchange.run(ready.set))
+        self._stack.push_async_callback(_end, task)
+        await asyncio.wait_for(ready.wait(), WAIT_S)
+        place = Place(network, office, book, exchange, peer_id(secret.public))
+        self._places.append(place)
+        return place
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield World(tmp_path, stack)
+
+
+async def test_asked_for_approved_and_in_the_wallet(world: World) -> None:
+    issuer, asker = await world.add(), await world.add()
+    asked = await asker.exchange.request(issuer.peer, KIND, CLAIMS, "please")
+    assert (asked.state, asked.direction) == ("pending", "out")
+    (waiting,) = await issuer.exchange.requests()
+    assert (waiting.peer, waiting.type, waiting.state) == (asker.peer, KIND, "pending")
+    assert json.loads(waiting.body) == {"claims": CLAIMS, "note": "please"}
+
+    done = await issuer.exchange.approve(waiting.id[:8])
+    assert done.state == "delivered"
+    (row,) = await asker.exchange.requests()
+    assert row.state == "delivered"
+    (held,) = asker.office.own_credentials()
+    assert held.entry.issuer == issuer.office.did
+    assert held.entry.subject == asker.office.did
+    verified = await asyncio.to_thread(asker.office.verify, held.original)
+    assert verified.document["credentialSubject"]["swarmName"] == "the lab"
+
+
+async def test_a_refusal_reaches_the_asker(world: World) -> None:
+    issuer, asker = await world.add(), await world.add()
+    asked = await asker.exchange.request(issuer.peer, KIND, CLAIMS)
+    await issuer.exchange.refuse(asked.id, "who are you?")
+    await asker.exchange.settle()
+    (row,) = await asker.exchange.requests()
+    assert (row.state, row.detail) == ("refused", "who are you?")
+    with pytest.raises(RequestClosed):
+        await issuer.exchange.approve(asked.id)
+
+
+async def test_types_of_the_settings_are_issued_unasked(world: World) -> None:
+    issuer = await world.add(auto_issue=[KIND])
+    asker = await world.add()
+    asked = await asker.exchange.request(issuer.peer, KIND, CLAIMS)
+    assert asked.state == "delivered"
+    assert len(asker.office.own_credentials()) == 1
+    other = await asker.exchange.request(issuer.peer, "VerifiedNodeVC", {})
+    assert other.state == "pending"
+
+
+async def test_claims_that_break_the_types_rules_are_refused(world: World) -> None:
+    issuer = await world.add(auto_issue=[KIND])
+    asker = await world.add()
+    asked = await asker.exchange.request(issuer.peer, KIND, {**CLAIMS, "swarmName": 7})
+    assert asked.state == "refused"
+    assert "swarmName" in asked.detail
+
+
+async def test_the_asker_comes_back_for_what_was_approved_meanwhile(world: World) -> None:
+    issuer, asker = await world.add(), await world.add()
+    asked = await asker.exchange.request(issuer.peer, KIND, CLAIMS)
+    await asker.network.disconnect(issuer.peer)
+    row = await issuer.exchange.approve(asked.id)
+    assert row.state in ("approved", "delivered")
+    if row.state == "approved":
+        await asker.network.connect(issuer.network.addresses()[0])
+        await asker.exchange.settle()
+    assert len(asker.office.own_credentials()) == 1
+
+
+async def test_an_offer_waits_for_its_subjects_word(world: World) -> None:
+    issuer, subject = await world.add(), await world.add()
+    issued = issuer.office.issue(KIND, subject.office.did, CLAIMS)
+    offered = await issuer.exchange.offer(subject.peer, issued.data, "welcome")
+    assert offered.state == "pending"
+    assert subject.office.own_credentials() == []
+    await subject.exchange.approve(offered.id)
+    assert len(subject.office.own_credentials()) == 1
+    await issuer.exchange.settle()
+    assert [row.state for row in await issuer.exchange.requests()] == ["delivered"]
+
+
+async def test_a_forged_offer_is_not_kept(world: World) -> None:
+    liar, subject = await world.add(), await world.add()
+    issued = liar.office.issue(KIND, subject.office.did, CLAIMS)
+    forged = issued.data.replace(b"the lab", b"the bar")
+    offered = await liar.exchange.offer(subject.peer, forged)
+    with pytest.raises(CredentialRefused):
+        await subject.exchange.approve(offered.id)
+    assert subject.office.own_credentials() == []
+
+
+async def test_a_peer_shows_what_it_holds_for_one_challenge(world: World) -> None:
+    issuer, holder, verifier = await world.add(), await world.add(), await world.add()
+    issued = issuer.office.issue(KIND, holder.office.did, CLAIMS)
+    await asyncio.to_thread(holder.office.import_credential, issued.data)
+    shown = await verifier.exchange.fetch(holder.peer)
+    assert shown is not None
+    assert shown.holder == holder.office.did
+    assert [c.issuer for c in shown.credentials] == [issuer.office.did]
+    assert await verifier.exchange.keep(shown) == 1
+    assert await verifier.exchange.keep(shown) == 0
+    assert await verifier.exchange.fetch(holder.peer, ["UptimeVC"]) is None
+
+
+async def test_a_node_that_does_not_share_shows_nothing(world: World) -> None:
+    issuer = await world.add()
+    holder = await world.add(shares=False)
+    issued = issuer.office.issue(KIND, holder.office.did, CLAIMS)
+    await asyncio.to_thread(holder.office.import_credential, issued.data)
+    assert await issuer.exchange.fetch(holder.peer) is None
+
+
+async def test_a_presentation_for_somebody_else_is_refused(world: World) -> None:
+    issuer, holder, thief = await world.add(), await world.add(), await world.add()
+    issued = issuer.office.issue(KIND, holder.office.did, CLAIMS)
+    await asyncio.to_thread(holder.office.import_credential, issued.data)
+
+    async def relay(peer: PeerId, body: bytes) -> bytes:
+        return await thief.network.request(holder.peer, PROTOCOL, body)
+
+    thief.network.handle_requests(PROTOCOL, relay)
+    with pytest.raises(KwaaiError):
+        await issuer.exchange.fetch(thief.peer)
+
+
+async def test_a_revocation_is_seen_by_who_asks_the_issuer(world: World) -> None:
+    issuer, holder, verifier = await world.add(), await world.add(), await world.add()
+    issued = issuer.office.issue(KIND, holder.office.did, CLAIMS)
+    await asyncio.to_thread(holder.office.import_credential, issued.data)
+    issuer.office.revoke(issued.id)
+    with pytest.raises(CredentialRefused) as refused:
+        await verifier.exchange.fetch(holder.peer)
+    assert refused.value.reason == "credential_revoked"
+
+
+async def test_the_status_list_comes_from_who_presents_where_the_issuer_is_away(
+    world: World,
+) -> None:
+    issuer, holder = await world.add(), await world.add()
+    issued = issuer.office.issue(KIND, holder.office.did, CLAIMS)
+    await asyncio.to_thread(holder.office.import_credential, issued.data)
+    verifier = await world.add()
+    await issuer.network.stop()
+    shown = await verifier.exchange.fetch(holder.peer)
+    assert shown is not None
+    assert len(shown.credentials) == 1
+
+
+class Attacker:
+    """A peer that speaks the protocol, and says what it likes."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    async def send(self, peer: PeerId, message: Any) -> bytes:
+        return await self.place.network.request(peer, PROTOCOL, encode_request(message))
+
+
+async def test_what_was_not_asked_for_is_not_taken(world: World) -> None:
+    victim, liar = await world.add(), await world.add()
+    issued = liar.office.issue(KIND, victim.office.did, CLAIMS)
+    attacker = Attacker(liar)
+    with pytest.raises(PeerRefused):
+        await attacker.send(victim.peer, Deliver(os.urandom(16), issued.data))
+    assert victim.office.own_credentials() == []
+
+
+async def test_another_credential_than_asked_for_is_not_taken(world: World) -> None:
+    victim, liar, friend = await world.add(), await world.add(), await world.add()
+    asked = await victim.exchange.request(liar.peer, KIND, CLAIMS)
+    about_other = liar.office.issue(KIND, friend.office.did, CLAIMS)
+    by_other = friend.office.issue(KIND, victim.office.did, CLAIMS)
+    attacker = Attacker(liar)
+    for wrong in (about_other.data, by_other.data, b"{}", b"\xff"):
+        answer = parse_answer(
+            await attacker.send(victim.peer, Deliver(bytes.fromhex(asked.id), wrong))
+        )
+        assert answer.state == "refused", wrong[:20]
+    assert victim.office.own_credentials() == []
+
+
+async def test_one_peer_cannot_read_anothers_request(world: World) -> None:
+    issuer, asker, spy = await world.add(auto_issue=[KIND]), await world.add(), await world.add()
+    asked = await asker.exchange.request(issuer.peer, KIND, CLAIMS)
+    answer = parse_answer(
+        await Attacker(spy).send(issuer.peer, Collect(bytes.fromhex(asked.id)))
+    )
+    assert answer.state == "unknown"
+    assert not answer.credential
+
+
+async def test_a_peer_fills_no_inbox(world: World) -> None:
+    victim, flood = await world.add(), await world.add()
+    attacker = Attacker(flood)
+    for number in range(limits.CREDENTIAL_REQUESTS_PER_PEER_MAX + 4):
+        ask = Ask(number.to_bytes(16, "big"), KIND, b"{}")
+        answer = parse_answer(await attacker.send(victim.peer, ask))
+    assert answer.state == "refused"
+    assert len(await victim.exchange.requests()) == limits.CREDENTIAL_REQUESTS_PER_PEER_MAX
+    with contextlib.suppress(KwaaiError):
+        for _ in range(int(limits.CREDENTIAL_ASKS_BURST) + 1):
+            await attacker.send(victim.peer, Collect(bytes(16)))
+    assert victim.exchange.counters["dropped_rate"] == 1
+
+
+async def test_the_same_request_twice_is_one(world: World) -> None:
+    issuer, asker = await world.add(auto_issue=[KIND]), await world.add()
+    attacker = Attacker(asker)
+    ask = Ask(bytes(16), KIND, json.dumps(CLAIMS).encode())
+    first = parse_answer(await attacker.send(issuer.peer, ask))
+    again = parse_answer(await attacker.send(issuer.peer, ask))
+    assert first.credential == again.credential
+    assert issuer.office.issued.count() == 1
+
+
+async def test_a_peer_that_answers_nonsense_is_named(world: World) -> None:
+    node, liar = await world.add(), await world.add()
+
+    async def nonsense(peer: PeerId, body: bytes) -> bytes:
+        return b"\xff" * 9
+
+    liar.network.handle_requests(PROTOCOL, nonsense)
+    with pytest.raises(PeerMisbehaved) as failure:
+        await node.exchange.fetch(liar.peer)
+    assert failure.value.peer == liar.peer
+
+
+async def test_ids_that_mean_nothing(world: World) -> None:
+    node = await world.add()
+    with pytest.raises(CredentialMissing):
+        await node.exchange.approve("0123abcd")
+
+
+async def test_what_is_shown_is_made_for_the_asker(world: World) -> None:
+    holder, verifier = await world.add(), await world.add()
+    issued = verifier.office.issue(KIND, holder.office.did, CLAIMS)
+    await asyncio.to_thread(holder.office.import_credential, issued.data)
+    data = await Attacker(verifier).send(holder.peer, Show("c" * 32))
+    proof = json.loads(parse_document_answer(data).data)["proof"]
+    assert (proof["challenge"], proof["domain"]) == ("c" * 32, verifier.office.did)
+
+
+def test_every_peer_has_the_did_of_its_key() -> None:
+    secret = SecretKey(bytes(32))
+    assert did_key(secret.public) in names_of(peer_id(secret.public))
