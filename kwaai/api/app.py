@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from kwaai.api.answers import Service, answer
-from kwaai.api.auth import check_key, has_key, make_guard
+from kwaai.api.auth import STATUS_PREFIX, check_key, has_key, make_guard
 from kwaai.api.bodies import parse_chat, parse_completion
 from kwaai.api.chat import ChatShape
 from kwaai.api.completions import CompletionShape
@@ -25,7 +26,13 @@ from kwaai.errors import KwaaiError
 from kwaai.log import get_logger
 from kwaai.node.generate import Generator
 
+if TYPE_CHECKING:
+    from kwaai.api.vc_work import GetOffice
+
 SERVICE = web.AppKey("service", Service)
+_ERROR: web.AppKey[Callable[[web.Request, KwaaiError, Mapping[str, str]], web.Response]]
+_ERROR = web.AppKey("error")
+"""Words an error as the clients of its route expect it."""
 _REQUEST_ID = web.RequestKey("request_id", str)
 _CLIENT_GONE = 499  # counted only, never sent
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,16 +40,21 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 log = get_logger(__name__)
 
 
-def create_app(generator: Generator, *, api_key: str | None = None) -> web.Application:
-    """Return the API over `generator`.
+def create_app(
+    generator: Generator, *, api_key: str | None = None, office: GetOffice | None = None
+) -> web.Application:
+    """Return the API over `generator`, and over the credential office that `office` gives.
 
-    With `api_key` every route but /health needs it. Without one only this machine's programs may
-    ask, and `kwaai.api.server` refuses to listen anywhere else. Raises UserError for an unusable
-    key.
+    With `api_key` every route but /health needs it, and with an office /status/. Without one only
+    this machine's programs may ask, and `kwaai.api.server` refuses to listen anywhere else. Raises
+    UserError for an unusable key.
     """
     if api_key is not None:
         check_key(api_key)
-    app = web.Application(middlewares=[_observe, make_guard(api_key)])
+    open_prefixes = (STATUS_PREFIX,) if office is not None else ()
+    guard = make_guard(api_key, open_prefixes=open_prefixes)
+    app = web.Application(middlewares=[_observe, guard])
+    app[_ERROR] = lambda request, error, headers: error_response(error, headers)
     app[SERVICE] = Service(generator, api_key)
     app.on_response_prepare.append(_set_headers)
     app.router.add_get("/v1/models", _list_models)
@@ -51,6 +63,11 @@ def create_app(generator: Generator, *, api_key: str | None = None) -> web.Appli
     app.router.add_post("/v1/completions", _completion)
     app.router.add_get("/health", _health)
     app.router.add_get("/metrics", _metrics)
+    if office is not None:
+        from kwaai.api import vc_api  # JSON-LD is not for who has no credentials
+
+        app[_ERROR] = vc_api.any_error_response
+        vc_api.add_routes(app, office)
     return app
 
 
@@ -135,7 +152,7 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
             f"the node failed on this request; its log says why, under {request[_REQUEST_ID]}"
         )
     request.app[SERVICE].metrics.errors.labels(failure.code).inc()
-    return error_response(failure, headers)
+    return request.app[_ERROR](request, failure, headers)
 
 
 async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -18,6 +18,8 @@ from kwaai import limits
 from kwaai.errors import Forbidden, Unauthorized, UserError
 
 OPEN_ROUTES = frozenset({"/health"})
+STATUS_PREFIX = "/status/"
+"""Status lists of credentials are for whoever verifies: no key is asked for them."""
 
 
 def is_loopback(host: str) -> bool:
@@ -64,14 +66,20 @@ def has_key(request: web.Request, api_key: str) -> bool:
     return same and scheme.lower() == "bearer"
 
 
-def make_guard(api_key: str | None) -> Middleware:
-    """Return the middleware that lets through what may drive the node."""
+def make_guard(api_key: str | None, *, open_prefixes: tuple[str, ...] = ()) -> Middleware:
+    """Return the middleware that lets through what may drive the node. Paths that begin with one of
+    `open_prefixes` need no key.
+    """
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if api_key is None:
             _check_local(request)
-        elif not has_key(request, api_key) and request.path not in OPEN_ROUTES:
+        elif (
+            not has_key(request, api_key)
+            and request.path not in OPEN_ROUTES
+            and not request.path.startswith(open_prefixes)
+        ):
             missing = "Authorization" not in request.headers
             raise Unauthorized(
                 "this server needs an API key; send 'Authorization: Bearer KEY'"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from kwaai import limits
 from kwaai.api import unsupported
-from kwaai.api.errors import did_you_mean
+from kwaai.api.validation import explain
 from kwaai.errors import UserError
 from kwaai.inference.sampling import SamplingParams
 from kwaai.node.generate import ChatMessage, GenerationRequest, Role
@@ -27,15 +27,6 @@ _TOKEN_ID_MAX = 2**31 - 1
 _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
 _TOKEN_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 _ALIASES = {"repeat_penalty": "repetition_penalty"}
-_PLAIN_WORDS = {  # what pydantic words for Python, by its error type
-    "model_type": "must be an object",
-    "dict_type": "must be an object",
-    "list_type": "must be a list",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "string_type": "must be a string",
-}
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -277,27 +268,5 @@ def _validate(
     try:
         return shape.model_validate(dict(fields))
     except ValidationError as error:
-        details = error.errors(include_url=False)[0]
         known = [*shape.model_fields, *_ALIASES, *rules]
-        raise _explain(details, known) from None
-
-
-def _explain(details: ErrorDetails, known: list[str]) -> UserError:
-    """Turn pydantic's first complaint into one line that names the parameter."""
-    location = details["loc"]
-    param = str(location[0])[:100]
-    for step in location[1:]:
-        param += f"[{step}]" if isinstance(step, int) else f".{step[:100]}"
-    if details["type"] == "extra_forbidden":
-        hint = did_you_mean(str(location[-1]), known) if len(location) == 1 else ""
-        return UserError(f"unknown parameter '{param}'{hint}", param=param)
-    if details["type"] == "missing":
-        return UserError(f"missing required parameter '{param}'", param=param)
-    said = details["msg"].split(" should ", 1)
-    rest = said[1] if len(said) == 2 else details["msg"]
-    rest = f"must {rest}" if len(said) == 2 else rest
-    rest = _PLAIN_WORDS.get(details["type"], rest)
-    given = details["input"]
-    if isinstance(given, (bool, int, float)):
-        rest += f", not {str(given)[:40]}"
-    return UserError(f"'{param}' {rest.replace(' after validation', '')}", param=param)
+        raise explain(error, known) from None

@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import re
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from aiohttp import web
@@ -26,29 +27,42 @@ async def read_json_body(request: web.Request) -> dict[str, Any]:
     Raises MediaTypeUnsupported, BodyTooLarge, BodyTimeout, or UserError with the position of bad
     JSON.
     """
-    if request.content_type != "application/json":
-        raise MediaTypeUnsupported(
-            "the body must be JSON; send the header 'Content-Type: application/json'"
-        )
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise MediaTypeUnsupported("compressed bodies are not accepted; send the JSON as it is")
-    body = await _read_bounded(request)
+    body = await read_body(request, limits.BODY_BYTES_MAX, hint=": shorten the prompt")
     if len(body) > limits.JSON_THREAD_BYTES:
         return await asyncio.to_thread(parse_json_object, body)
     return parse_json_object(body)
 
 
-async def _read_bounded(request: web.Request) -> bytes:
-    bytes_max = limits.BODY_BYTES_MAX
+async def read_body(
+    request: web.Request,
+    bytes_max: int,
+    *,
+    media_types: Collection[str] = ("application/json",),
+    hint: str = "",
+) -> bytes:
+    """Read the body's bytes, at most `bytes_max` of them. `hint`: what to do when it is longer.
+
+    Raises MediaTypeUnsupported, BodyTooLarge, BodyTimeout.
+    """
+    if request.content_type not in media_types:
+        raise MediaTypeUnsupported(
+            "the body must be JSON; send the header 'Content-Type: application/json'"
+        )
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise MediaTypeUnsupported("compressed bodies are not accepted; send the JSON as it is")
+    return await _read_bounded(request, bytes_max, hint)
+
+
+async def _read_bounded(request: web.Request, bytes_max: int, hint: str) -> bytes:
     if (request.content_length or 0) > bytes_max:
-        raise _too_large(f"{request.content_length} bytes")
+        raise _too_large(f"{request.content_length} bytes", bytes_max, hint)
     body = bytearray()
     try:
         async with asyncio.timeout(limits.BODY_READ_TIMEOUT_S):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > bytes_max:
-                    raise _too_large("too long")
+                    raise _too_large("too long", bytes_max, hint)
     except TimeoutError:
         raise BodyTimeout(
             f"the body did not arrive within {limits.BODY_READ_TIMEOUT_S:g} s; "
@@ -59,11 +73,8 @@ async def _read_bounded(request: web.Request) -> bytes:
     return bytes(body)
 
 
-def _too_large(size: str) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"the body is {size}; at most {limits.BODY_BYTES_MAX} bytes are accepted: "
-        "shorten the prompt"
-    )
+def _too_large(size: str, bytes_max: int, hint: str) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is {size}; at most {bytes_max} bytes are accepted{hint}")
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

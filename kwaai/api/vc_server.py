@@ -1,0 +1,108 @@
+"""The credential routes as an application of their own: for `kwaainet credential serve`.
+
+The routes are `vc_api`; the node's API has them too. Without a key only programs of this machine
+may ask, unless the caller opens it to all. Listening is `kwaai.api.port`.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from kwaai.api.auth import STATUS_PREFIX, check_bind, check_key, make_guard
+from kwaai.api.errors import error_of_http, json_response
+from kwaai.api.port import bound
+from kwaai.api.vc_api import add_routes
+from kwaai.api.vc_problems import problem_response
+from kwaai.errors import KwaaiError
+from kwaai.log import get_logger
+from kwaai.node.credential_office import CredentialOffice
+
+PORT_DEFAULT = 8765
+
+log = get_logger(__name__)
+
+
+def create_vc_app(
+    office: CredentialOffice, *, api_key: str | None = None, open_to_all: bool = False
+) -> web.Application:
+    """Return the credential API over `office`.
+
+    With `api_key` every route but /health and /status/ needs it. Without one only programs of this
+    machine may ask, and no web page; `open_to_all` lets in whoever reaches the port. Raises
+    UserError for an unusable key.
+    """
+    middlewares: list[Middleware] = [_observe]
+    if api_key is not None:
+        check_key(api_key)
+    if api_key is not None or not open_to_all:
+        middlewares.append(make_guard(api_key, open_prefixes=(STATUS_PREFIX,)))
+    app = web.Application(middlewares=middlewares)
+    app.on_response_prepare.append(_set_headers)
+    app.router.add_get("/health", _health)
+    add_routes(app, lambda: office)
+    return app
+
+
+@asynccontextmanager
+async def listening(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    api_key: str | None,
+    open_to_all: bool = False,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve `app` inside the context; yield the address and port. Raises UserError, PortInUse."""
+    if not open_to_all:
+        check_bind(host, api_key)
+    async with bound(app, host, port, tls=tls, option="--port") as address:
+        yield address
+
+
+async def _health(_: web.Request) -> web.Response:
+    return json_response({"status": "ok"})
+
+
+@web.middleware
+async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn failures into problem details and log the outcome; never what was asked."""
+    resource = request.match_info.route.resource
+    started_s = time.monotonic()
+    response = await _respond(request, handler)
+    log.info(
+        "request_served",
+        route=resource.canonical if resource is not None else "unmatched",
+        status=response.status,
+        elapsed_ms=round((time.monotonic() - started_s) * 1000, 1),
+    )
+    return response
+
+
+async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+    headers = {}
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise  # the client has gone; nobody to tell
+    except KwaaiError as error:
+        failure = error
+    except web.HTTPException as error:
+        failure = error_of_http(error, request)
+        if "Allow" in error.headers:
+            headers["Allow"] = error.headers["Allow"]
+    except Exception:  # the service boundary
+        log.exception("request_failed")
+        failure = KwaaiError("the node failed on this request; its log says why")
+    return problem_response(failure, headers)
+
+
+async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "kwaainet"
+    response.headers["X-Content-Type-Options"] = "nosniff"
