@@ -1,7 +1,8 @@
-"""`kwaainet bench`: the whole model in stock llama.cpp against a chain of slices, in one run.
+"""`kwaainet bench`: the whole model in stock llama.cpp against a chain of slices, in one run; or
+credentials.
 
-Parses the flags and prints the report; the measuring is `kwaai.node.bench`, and `bench_swarm` for
-node processes.
+Parses the flags and prints the report; the measuring is `kwaai.node.bench`, `bench_swarm` for node
+processes, `bench_credentials` for credentials.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kwaai.cli.parser import Commands, UsageError, add_command, whole_number
+from kwaai.cli.parser import Commands, UsageError, add_command, number, whole_number
 
 if TYPE_CHECKING:
     from kwaai.api.bench import HttpAnswer
@@ -24,8 +25,11 @@ Both are measured in turns in one run, so that their ratio means something on a 
 --swarm measures node processes with links between them instead of a chain in one node: what a hop
 costs, several requests at once, peers that are far away, and nodes that nobody asks.
 
+`credentials` measures signing, verifying and searching, each beside one bare Ed25519 signature.
+
 examples:
   kwaainet bench
+  kwaainet bench credentials
   kwaainet bench --shape qwen2.5-0.5b --quant Q8_0 --slices 4
   kwaainet bench --swarm --shape qwen2.5-0.5b --nodes 4
 """
@@ -37,8 +41,16 @@ def add_parser(commands: Commands) -> None:
         commands,
         "bench",
         run,
-        help="measure a chain of slices, or of nodes, against stock llama.cpp",
+        help="measure a chain of slices, or of nodes, against stock llama.cpp; or credentials",
         more=_MORE,
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("model", "credentials"),
+        default="model",
+        metavar="WHAT",
+        help="model (default) or credentials",
     )
     parser.add_argument("--model", metavar="NAME", help="a model of `kwaainet models list`")
     parser.add_argument("--shape", metavar="NAME", help="random weights of a real model's shape")
@@ -52,6 +64,15 @@ def add_parser(commands: Commands) -> None:
     )
     for flag, metavar, text in numbers:
         parser.add_argument(flag, type=whole_number, metavar=metavar, help=text)
+    parser.add_argument(
+        "--seconds", type=number, metavar="S", help="with credentials: for each figure (default: 2)"
+    )
+    parser.add_argument(
+        "--wallet",
+        type=whole_number,
+        metavar="N",
+        help="with credentials: how many to search (default: 100000)",
+    )
     parser.add_argument("--no-api", action="store_true", help="leave the HTTP API out")
     parser.add_argument("--swarm", action="store_true", help="measure nodes with links")
     parser.add_argument(
@@ -61,13 +82,39 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
+    if arguments.what == "credentials":
+        return _measure_credentials(arguments)
     from kwaai.cli.session import open_home, run_async
 
     home, config = open_home(arguments)
     return run_async(_measure(arguments, home, config))
 
 
+def _measure_credentials(arguments: argparse.Namespace) -> int:
+    from kwaai.cli.output import Spinner, print_json
+    from kwaai.node.bench_credentials import CredentialBenchOptions, run_credential_bench
+
+    given = {"seconds": arguments.seconds, "wallet": arguments.wallet}
+    options = CredentialBenchOptions(**{k: v for k, v in given.items() if v is not None})
+    with Spinner("measuring") as spinner:
+        report = run_credential_bench(options, spinner.update)
+    if arguments.json:
+        print_json(report)
+    else:
+        print_report(report)
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    of_models = ("model", "shape", "quant", "slices", "nodes", "prompt_tokens", "tokens", "repeat")
+    if arguments.what == "credentials":
+        for name in of_models:
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} goes with models, not credentials")
+        if arguments.swarm or arguments.no_api or arguments.quick:
+            raise UsageError("--swarm, --no-api and --quick go with models, not credentials")
+    elif arguments.seconds is not None or arguments.wallet is not None:
+        raise UsageError("--seconds and --wallet go with: kwaainet bench credentials")
     if arguments.model and arguments.shape:
         raise UsageError("--model and --shape exclude each other: one model is measured")
     if arguments.swarm and (arguments.slices is not None or arguments.no_api):
