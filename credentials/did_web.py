@@ -36,7 +36,7 @@ def did_web_url(did: str, *, allow_loopback: bool = False) -> str:
         raise IdentifierInvalid(f"{did!r:.80} is no did:web, or too long")
     host, *segments = did.removeprefix(PREFIX).split(":")
     name, _, port = host.partition("%3A")
-    if not _is_public_name(name) and not (allow_loopback and name in _LOOPBACK):
+    if not is_public_name(name) and not (allow_loopback and name in _LOOPBACK):
         raise IdentifierInvalid(f"{did!r:.80} names no public host: no addresses, no local names")
     if port or host != name:
         if _PORT.fullmatch(port) is None or not (port == "443" or 1024 <= int(port) <= 65535):
@@ -49,7 +49,8 @@ def did_web_url(did: str, *, allow_loopback: bool = False) -> str:
     return f"https://{name}/{path}/did.json"
 
 
-def _is_public_name(name: str) -> bool:
+def is_public_name(name: str) -> bool:
+    """Whether it is a DNS name, in lower case, that may lead to the public internet."""
     last = name.rpartition(".")[2]
     return (
         len(name) <= _NAME_CHARS_MAX

@@ -97,7 +97,7 @@ def parse_time(text: str) -> float:
             0 if midnight else int(hour),
             int(minute),
             int(second),
-            tzinfo=timezone(timedelta(minutes=offset_minutes)),
+            tzinfo=timezone(timedelta(minutes=offset_minutes)) if offset_minutes else UTC,
         )
     except ValueError as error:
         raise ModelInvalid(f"{text!r} is not a time: {error}") from error

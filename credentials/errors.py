@@ -90,6 +90,7 @@ class TermUndefined(CredentialsError):
     """A term, type or relative id that no context defines: a signature would not cover it."""
 
     code = "term_undefined"
+    problem = _SECURITY + "DATA_LOSS_DETECTION_ERROR"
 
 
 class GraphTooComplex(CredentialsError):

@@ -107,7 +107,8 @@ class _Resolver:
         self, active_context: Any, context: Any, base: Any, cycles: Any = None
     ) -> tuple[_Resolved, ...]:
         resolved: list[_Resolved] = []
-        for entry in context if isinstance(context, list) else [context]:
+        for given in context if isinstance(context, list) else [context]:
+            entry = _unwrapped(given)
             if isinstance(entry, str):
                 resolved.extend(_pinned(entry))
             elif entry is None or entry is False:
@@ -119,6 +120,14 @@ class _Resolver:
             else:
                 resolved.append(_Resolved(entry))
         return tuple(resolved)
+
+
+def _unwrapped(entry: Any) -> Any:
+    """Return the context in `{"@context": {...}}`: other libraries read that as they read a file of
+    contexts, and the W3C's suite has documents with it.
+    """
+    inner = entry.get("@context") if isinstance(entry, dict) and len(entry) == 1 else None
+    return inner if isinstance(inner, dict) else entry
 
 
 def _pinned(url: str) -> tuple[_Resolved, ...]:
@@ -169,6 +178,8 @@ class _Processor(JsonLdProcessor):  # type: ignore[misc]
             _refuse_empty(active_property, "null")
         if element == [] and not inside_list and not _may_be_empty(active_ctx, active_property):
             _refuse_empty(active_property, "[]")
+        if inside_list and isinstance(element, list) and not _is_list(active_ctx, active_property):
+            _refuse_nested(active_property, element)
         expanded = super()._expand(
             active_ctx,
             active_property,
@@ -213,14 +224,27 @@ class _Processor(JsonLdProcessor):  # type: ignore[misc]
             _refuse_empty(active_property, "{}")
         return super()._expand_index_map(active_ctx, active_property, value, *args)
 
-    def _prepare_nested_context(self, active_ctx: Any, element: Any, options: Any) -> Any:
-        prepared = super()._prepare_nested_context(active_ctx, element, options)
-        if [] in element.values() and any(
-            value == [] and self._expand_iri(prepared[0], name, vocab=True) == "@type"
-            for name, value in element.items()
-        ):
-            _refuse_empty("type", "[]")
-        return prepared
+    def _expand_object(
+        self,
+        active_ctx: Any,
+        active_property: Any,
+        expanded_active_property: Any,
+        element: Any,
+        *args: Any,
+        **nested: Any,
+    ) -> None:
+        if nested and not element:  # PyLD gives the rest by name for what is below an @nest alone
+            _refuse_empty(active_property, "{}")
+        values = element.values()
+        if [] in values or {} in values:
+            for name, value in element.items():
+                if value == [] or value == {}:
+                    meaning = self._expand_iri(active_ctx, name, vocab=True)
+                    if meaning in ("@type", "@nest", "@reverse"):
+                        _refuse_empty(name, str(value))
+        super()._expand_object(
+            active_ctx, active_property, expanded_active_property, element, *args, **nested
+        )
 
     def _process_context(
         self,
@@ -312,6 +336,10 @@ def _may_be_empty(active_context: Any, term: str | None) -> bool:
     """
     if term == _PRESENTED:  # its own context has cleared the mapping by now
         return True
+    return _is_list(active_context, term)
+
+
+def _is_list(active_context: Any, term: str | None) -> bool:
     mapping = active_context["mappings"].get(term)
     return mapping is not None and "@list" in mapping.get("@container", ())
 
@@ -336,6 +364,14 @@ def _refuse_empty(what: str | None, value: str) -> NoReturn:
         f"{what or 'the document'!s:.200} has the value {value}, which no signature covers; "
         "leave it out"
     )
+
+
+def _refuse_nested(term: str | None, items: list[Any]) -> None:
+    """Refuse an array in a @list object: PyLD, jsonld.js and the standard differ on its depth."""
+    if any(isinstance(item, list) for item in items):
+        raise TermUndefined(
+            f"the @list of {term!s:.200} has an array in it; write a @list there too"
+        )
 
 
 def _check_vocabulary(iri: str | None) -> None:

@@ -43,6 +43,8 @@ SEAL_PASSES_MAX: Final = 8
 """And how often it is gone through: 3 s on a slow core."""
 
 # Credentials and presentations.
+CONTEXTS_MAX: Final = 16
+"""Of one document; the W3C's suites have four, Digital Bazaar's processor takes ten to load."""
 MODEL_OBJECTS_MAX: Final = 256
 """Subjects, statuses, resources of one credential: each is looked at, some are looked up."""
 
@@ -77,8 +79,8 @@ RDFC_VALUES_MAX: Final = 6000
 """JSON values of a document, its contexts included, 15 us each. A credential has 30 to 300."""
 RDFC_CHARS_MAX: Final = 2 * 1024 * 1024
 """Of the N-Quads of one document; they have 5 times the length of its JSON."""
-RDFC_WORK_MAX: Final = 30_000
-"""Blank nodes hashed or permuted for one graph, 1.5 us each; the W3C's hardest takes 6,168."""
+RDFC_WORK_MAX: Final = 20_000
+"""Blank nodes hashed or permuted for one graph, 2 us each; the W3C's hardest takes 6,168."""
 RDFC_DEPTH_MAX: Final = 200
 """Blank nodes that look alike in a chain; each takes two of Python's 1,000 stack frames."""
 CONTEXT_WORK_MAX: Final = 2500
@@ -96,6 +98,8 @@ CHALLENGE_CHARS_MIN: Final = 16
 CHALLENGE_CHARS_MAX: Final = 256
 """Also the most that a presentation's proof is compared with."""
 VERIFIED_MAX: Final = 4096
-"""Credentials whose proofs are remembered to have held: about 5 kB each."""
+"""Credentials whose proofs are remembered to have held."""
+VERIFIED_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of all of these together, as JSON; parsed they take six times as much."""
 PRESENTATION_BYTES_MAX: Final = 1024 * 1024
 """Of one presentation: four of the largest credentials, or the most that there may be, at 30 kB."""

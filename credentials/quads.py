@@ -184,6 +184,8 @@ def _text_literal(value: str, datatype: str | None, language: Any, direction: An
     if language is not None and not (isinstance(language, str) and _LANGUAGE.fullmatch(language)):
         raise TermUndefined(f"{language!r:.80} is no language tag")
     if direction is not None:
+        if direction not in ("ltr", "rtl"):
+            raise TermUndefined(f"{direction!r:.80} is no @direction")
         return _typed(value, f"https://www.w3.org/ns/i18n#{language or ''}_{direction}")
     if language is not None:
         return f"{literal_text(value)}@{language}"

@@ -8,7 +8,7 @@ much of it is an error.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import permutations
 from typing import Literal, TypeAlias
 
@@ -132,7 +132,7 @@ class _Labels:
         data = []
         for digest, nodes in sorted(self._related(node, issuer).items()):
             best: tuple[str, _Issuer] | None = None
-            for order in permutations(nodes):
+            for order in _orders(nodes):
                 self._spend(len(order) + len(issuer) // 64)
                 path = self._path(order, issuer, best[0] if best else "", depth)
                 if path is not None and (best is None or path[0] < best[0]):
@@ -177,6 +177,23 @@ class _Labels:
 
     def _digest(self, text: str) -> str:
         return self._new_hash(text.encode("utf-8")).hexdigest()
+
+
+def _orders(nodes: list[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the permutations, equal ones once: the name of a graph is in it again and again."""
+    if len(set(nodes)) == len(nodes):
+        yield from permutations(nodes)
+        return
+    order = sorted(nodes)
+    while True:
+        yield tuple(order)
+        rises = [place for place in range(1, len(order)) if order[place - 1] < order[place]]
+        if not rises:
+            return
+        pivot = rises[-1] - 1
+        other = max(place for place in range(pivot, len(order)) if order[place] > order[pivot])
+        order[pivot], order[other] = order[other], order[pivot]
+        order[pivot + 1 :] = reversed(order[pivot + 1 :])
 
 
 def _line(subject: str, predicate: str, object_: str, graph: str) -> str:

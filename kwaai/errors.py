@@ -220,3 +220,86 @@ class OutputForgotten(ResourceError):
     """A repeated step asks for an output that this hop keeps no more: run the request anew."""
 
     code = "output_forgotten"
+
+
+# Credentials: what `credentials` found, as faces tell it. The message is the finding.
+class CredentialRefused(UserError):
+    """A credential, presentation or claim that was looked at and does not hold."""
+
+    code, exit_code, http_status = "credential_invalid", 1, 400
+
+    def __init__(
+        self, message: str, *, param: str | None = None, reason: str = "", problem: str = ""
+    ) -> None:
+        super().__init__(message, param=param)
+        self.reason = reason
+        """The stable code of the finding, such as `credential_revoked`."""
+        self.problem = problem
+        """The standards' problem type, a URL."""
+
+
+class CredentialUnknown(CredentialRefused):
+    """A credential that cannot be judged here: no status list, DID document or context for it."""
+
+    code, exit_code, http_status = "credential_unverified", 69, 503
+
+
+class InputMissing(UserError):
+    """A file named on the command line is not there or cannot be read."""
+
+    code, exit_code = "input_missing", 66
+
+
+# Identity and wallet.
+class IdentitySealed(UserError):
+    """The identity or owner key is sealed, and no passphrase was given."""
+
+    code, exit_code, http_status = "identity_sealed", 77, 503
+
+
+class PassphraseWrong(UserError):
+    """A sealed key, or a backup, that this passphrase does not open."""
+
+    code, exit_code, http_status = "passphrase_wrong", 77, 403
+
+
+class IdentityExists(UserError):
+    """There is a key already where another one was to be put."""
+
+    code, exit_code, http_status = "identity_exists", 73, 409
+
+
+class OwnerMissing(UserError):
+    """There is no owner key on this machine."""
+
+    code, exit_code, http_status = "owner_missing", 78, 503
+
+
+class WalletLocked(UserError):
+    """Neither this identity nor this passphrase opens the wallet."""
+
+    code, exit_code, http_status = "wallet_locked", 77, 503
+
+
+class WalletFull(ResourceError):
+    """The wallet, or one of its registers, holds as much as it may."""
+
+    code, http_status = "wallet_full", 507
+
+
+class CredentialMissing(UserError):
+    """No credential, request, status entry or status list of that name is kept here."""
+
+    code, exit_code, http_status = "credential_not_found", 66, 404
+
+
+class StatusPermanent(UserError):
+    """A revocation cannot be taken back."""
+
+    code, http_status = "status_permanent", 409
+
+
+class RequestClosed(UserError):
+    """A credential request or offer that somebody has decided already."""
+
+    code, http_status = "request_closed", 409

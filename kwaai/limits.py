@@ -474,12 +474,12 @@ VC_LISTED_BYTES_MAX = 4 * MIB  # the same, together: the page ends where it is f
 TLS_HELLO_TIMEOUT_S = 10.0  # the first byte of a connection, and then the TLS handshake
 TLS_ACCEPT_PAUSE_S = 0.1  # before a port that ran out of file descriptors tries again
 
-# Documents of did:web, from hosts that the owner allows.
-DID_WEB_TIMEOUT_S = 10.0  # for all of it: name, connection, headers, body
-DID_WEB_HEADER_BYTES_MAX = 16 * KIB
+# Documents of did:web and status lists, from web hosts that the owner allows.
+WEB_TIMEOUT_S = 10.0  # for all of it: name, connection, headers, body
+WEB_HEADER_BYTES_MAX = 16 * KIB  # of one line
+WEB_ADDRESSES_MAX = 4  # of one name that are tried
+WEB_HOSTS_MAX = 64  # hosts that this node's owner lets it ask
 DID_WEB_BODY_BYTES_MAX = 64 * KIB  # one with twenty keys has 6 KiB
-DID_WEB_ADDRESSES_MAX = 4  # of one name that are tried
-DID_WEB_HOSTS_MAX = 64  # hosts whose did:web documents this node's owner lets it fetch
 HOST_CHARS_MAX = 253  # of a DNS name
 CREDENTIAL_CONTROL_TIMEOUT_S = 90.0  # a command: a dial, a question, status lists of others
 DID_WEB_KEPT_S = 300.0  # of a fetched DID document, or of none, before it is asked for anew

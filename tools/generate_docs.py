@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from credentials.kinds import KINDS, Kind  # noqa: E402
 from kwaai import errors  # noqa: E402
 from kwaai.cli.main import build_parser  # noqa: E402
 from kwaai.cli.parser import Parser  # noqa: E402
@@ -107,12 +108,46 @@ def families_page() -> str:
     return families_markdown()
 
 
+def credential_types_page() -> str:
+    """docs/credential-types.md, from the table of credential types and their schemas."""
+    sections = "\n".join(_kind_section(kind) for kind in KINDS.values())
+    return f"""{_MADE}
+# Credential types
+
+The nine types that `kwaainet credential issue` signs, and what a credential of one of them must
+say to hold: with a claim too many, too few or out of bounds it is refused, whoever signed it. How
+to get and check them is in [credentials.md](credentials.md). The JSON Schemas are in `schemas/`;
+the JSON-LD context is `https://kwaai.ai/credentials/v2`.
+
+"Valid for" is from the day of issue, unless `--expires` says otherwise. A claim that follows from
+others (`uptimeRatio`) may be left out when a credential is issued: it is computed then.
+
+{sections}"""
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "docs/cli.md": cli_page,
     "docs/config.md": config_page,
+    "docs/credential-types.md": credential_types_page,
     "docs/errors.md": errors_page,
     "docs/families.md": families_page,
 }
+
+
+def _kind_section(kind: Kind) -> str:
+    valid = "no end" if kind.validity_s is None else f"{kind.validity_s // 86_400} days"
+    alias = f"- Also read as it: `{'`, `'.join(kind.aliases)}`\n" if kind.aliases else ""
+    rows = [
+        (f"`{claim.name}`", "yes" if claim.required else "no", claim.bounds, claim.description)
+        for claim in kind.claims
+    ]
+    return f"""## {kind.name}
+
+- Says: {kind.summary}
+- Issued by: {kind.issuer_note}
+- Valid for: {valid}
+{alias}
+{_table(("Claim", "Needed", "Value", "Meaning"), rows)}"""
 
 
 def _values(key: str, schema: dict[str, Any]) -> str:

@@ -43,6 +43,10 @@ class _Refuse(Body):
     reason: _Note = ""
 
 
+class _Status(Body):
+    url: Annotated[str, Field(min_length=1, max_length=limits.STATUS_URL_CHARS_MAX)]
+
+
 class _Fetch(Body):
     peer: _Peer
     kinds: Annotated[list[_Kind], Field(max_length=limits.CREDENTIAL_KINDS_MAX)] = Field(
@@ -59,6 +63,7 @@ def add_credential_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/control/credentials/approve", _approve)
     router.add_post("/control/credentials/refuse", _refuse)
     router.add_post("/control/credentials/fetch", _fetch)
+    router.add_post("/control/credentials/status", _status)
 
 
 async def _requests(request: web.Request) -> web.Response:
@@ -94,3 +99,9 @@ async def _fetch(request: web.Request) -> web.Response:
     body = await parse_body(request, _Fetch)
     control = request.app[NODE].credentials
     return json_response(to_json(await control.fetch(body.peer, body.kinds, keep=body.keep)))
+
+
+async def _status(request: web.Request) -> web.Response:
+    body = await parse_body(request, _Status)
+    text = await request.app[NODE].credentials.status_list(body.url)
+    return json_response({"credential": text})

@@ -134,6 +134,13 @@ class ControlClient:
         body = {"peer": peer, "kinds": kinds, "keep": keep}
         return self._ask("POST", "credentials/fetch", body, CREDENTIAL_CONTROL_TIMEOUT_S)
 
+    def status_list(self, url: str) -> str:
+        """Return a status list as JSON text."""
+        answer = self._ask(
+            "POST", "credentials/status", {"url": url}, CREDENTIAL_CONTROL_TIMEOUT_S
+        )
+        return str(answer["credential"])
+
     def _ask(
         self, method: str, route: str, body: Json | None, timeout_s: float = CONTROL_TIMEOUT_S
     ) -> Json:

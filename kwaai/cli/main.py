@@ -20,6 +20,7 @@ from kwaai import __version__
 from kwaai.cli import (
     bench,
     config,
+    credential,
     identity,
     logs,
     models,
@@ -33,7 +34,7 @@ from kwaai.cli import (
     swarm,
 )
 from kwaai.cli.parser import Parser, UsageError, add_command, add_common_options, hint, parse
-from kwaai.errors import DiskFull, KwaaiError
+from kwaai.errors import CredentialRefused, DiskFull, KwaaiError
 
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
@@ -44,7 +45,7 @@ _IMPORT_LOOK_S = 0.02
 _COMMANDS = (
     *(setup, start, node, logs, service),
     *(shard, swarm, p2p, models, serve),
-    *(config, identity, bench),
+    *(config, identity, credential, bench),
 )
 
 _DESCRIPTION = "One node of a decentralised AI network: models cut into layer ranges, run by many."
@@ -154,6 +155,9 @@ def _run(arguments: Sequence[str]) -> int:
         return code
     except SystemExit as done:  # argparse, after --help and --version
         return done.code if isinstance(done.code, int) else EXIT_USAGE
+    except CredentialRefused as error:
+        finding = {"reason": error.reason, "problem": error.problem}
+        return _fail(error.code, error.message, error.exit_code, as_json, **finding)
     except KwaaiError as error:
         return _fail(error.code, error.message, error.exit_code, as_json)
     except (KeyboardInterrupt, BrokenPipeError):
@@ -167,12 +171,12 @@ def _run(arguments: Sequence[str]) -> int:
         return _fail("internal_error", report_crash(error, debug=debug), EXIT_INTERNAL, as_json)
 
 
-def _fail(code: str, message: str, exit_code: int, as_json: bool) -> int:
+def _fail(code: str, message: str, exit_code: int, as_json: bool, **more: str) -> int:
     from kwaai.cli.output import one_line, print_json
 
     message = one_line(message)
     if as_json:
-        print_json({"error": {"code": code, "message": message}})
+        print_json({"error": {"code": code, "message": message, **more}})
     sys.stdout.flush()
     print(f"kwaainet: error: {message}", file=sys.stderr)
     return exit_code

@@ -303,21 +303,21 @@ class Config(BaseModel):
         "claims that the peer asks for: `MembershipVC`, with commas between them, or as a YAML "
         "list. Other requests wait for `kwaainet credential approve`.",
     )
-    did_web_hosts: Annotated[
+    web_hosts: Annotated[
         tuple[str, ...],
-        Field(max_length=limits.DID_WEB_HOSTS_MAX),
+        Field(max_length=limits.WEB_HOSTS_MAX),
         BeforeValidator(_words),
         AfterValidator(_check_hosts),
     ] = Field(
         default=(),
-        description="Hosts whose `did:web` documents are fetched: `example.org`, with commas "
-        "between them, or as a YAML list. No other host is ever asked.",
+        description="Hosts that are asked over HTTPS for `did:web` documents and status lists: "
+        "`example.org`, with commas between them, or as a YAML list. No other host is ever asked.",
     )
 
 
 KEYS: tuple[str, ...] = tuple(Config.model_fields)
 LIST_KEYS: frozenset[str] = frozenset(
-    {"bootstrap_peers", "announce_links", "auto_issue", "did_web_hosts"}
+    {"bootstrap_peers", "announce_links", "auto_issue", "web_hosts"}
 )
 """The keys that config.yaml may give as a list too."""
 

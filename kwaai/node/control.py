@@ -256,6 +256,11 @@ class CredentialControl(Protocol):
     async def fetch(self, peer: str, kinds: Sequence[str], *, keep: bool) -> ShownCredentials:
         """Ask a peer what it holds about itself, and verify that."""
 
+    async def status_list(self, url: str) -> str:
+        """Return a status list as JSON text: this home's, a kept one, or that of a peer. Raises
+        CredentialUnknown.
+        """
+
 
 class NodeControl(Protocol):
     """A running node, to its owner. All methods belong to the node's event loop; each raises

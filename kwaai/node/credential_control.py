@@ -72,6 +72,11 @@ class ExchangeControl:
         shown = tuple(_shown(credential) for credential in presentation.credentials)
         return ShownCredentials(found, presentation.holder, shown, kept)
 
+    async def status_list(self, url: str) -> str:
+        """See CredentialControl."""
+        data = await self._exchange.status_list(url)
+        return data.decode("utf-8", errors="replace")
+
     def _view(self, row: CredentialRequest) -> RequestView:
         body = json.loads(row.body)
         claims = body["claims"] if row.kind == "request" else _subject(body["credential"])

@@ -190,6 +190,10 @@ class CredentialExchange:
                 kept += 1
         return kept
 
+    async def status_list(self, url: str) -> bytes:
+        """Return a status list, from wherever it may come. Raises CredentialUnknown."""
+        return await self._desk.run(self._office.checker.fetch_status, url)
+
     # What is under way.
 
     async def settle(self) -> None:

@@ -120,6 +120,10 @@ class FakeCredentials:
         self.called("fetch", peer, tuple(kinds), keep)
         return self.shown
 
+    async def status_list(self, url: str) -> str:
+        self.called("status_list", url)
+        return "{}"
+
 
 @dataclass
 class FakeNode:

@@ -1,4 +1,6 @@
-"""docs/cli.md and docs/errors.md are what the parser and the tree of errors say."""
+"""docs/cli.md, docs/credential-types.md and docs/errors.md are what the parser, the schemas and the
+tree of errors say.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["docs/cli.md", "docs/errors.md"])
+@pytest.mark.parametrize("name", ["docs/cli.md", "docs/credential-types.md", "docs/errors.md"])
 def test_the_page_is_up_to_date(name: str, generator: ModuleType) -> None:
     page = (ROOT / name).read_text("utf-8")
     assert page == generator.GENERATORS[name](), "run: python tools/generate_docs.py"

@@ -17,7 +17,9 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "tools/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 COMMAND = re.compile(r"^(?:\w+=\S+ )*(kwaainet [a-z].*)$", re.MULTILINE)
+W3C_THREATS = {"M": 25, "A": 41}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -35,11 +37,36 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 
 
-def test_commands_in_the_readme_exist() -> None:
-    commands = [line for block in blocks("README.md", "sh") for line in COMMAND.findall(block)]
-    assert len(commands) >= 5
-    for command in commands:
-        build_parser().parse_args(shlex.split(command)[1:])
+def commands(text: str) -> list[str]:
+    return COMMAND.findall(text.replace("\\\n", " "))
+
+
+@pytest.mark.parametrize(("page", "least"), [("README.md", 5), ("docs/credentials.md", 25)])
+def test_commands_exist(page: str, least: int) -> None:
+    shown = [line for block in blocks(page, "sh") for line in commands(block)]
+    assert len(shown) >= least
+    for command in shown:
+        build_parser().parse_args(shlex.split(command, comments=True)[1:])
+
+
+def test_tests_of_the_threat_model_exist() -> None:
+    page = (ROOT / "docs" / "threat-model.md").read_text("utf-8")
+    defined = {path.name for path in TESTS}
+    for path in TESTS:
+        defined.update(re.findall(r"def (test_\w+)", path.read_text("utf-8")))
+    named = set(re.findall(r"`(test_[\w.]+)`", page))
+    assert len(named) >= 100
+    assert named - defined == set()
+
+
+def test_every_threat_of_the_w3c_is_dealt_with() -> None:
+    page = (ROOT / "docs" / "threat-model.md").read_text("utf-8")
+    listed = page[page.index("\n### ") : page.index("\n## Network")]
+    for letter, count in W3C_THREATS.items():
+        named = {int(number) for number in re.findall(rf"\b{letter}(\d+)\b", listed)}
+        for start, stop in re.findall(rf"\b{letter}(\d+) to {letter}(\d+)\b", listed):
+            named.update(range(int(start), int(stop)))
+        assert named == set(range(1, count + 1))
 
 
 def test_programs_in_the_readme_compile() -> None:

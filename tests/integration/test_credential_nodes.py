@@ -88,6 +88,18 @@ def test_from_the_request_to_the_revocation(machines: tuple[Machine, Machine]) -
     assert "revoked" in refused["error"]["message"]
 
 
+def test_verify_asks_the_issuers_node_for_its_status_list(
+    machines: tuple[Machine, Machine], tmp_path: Path
+) -> None:
+    lab, new = machines
+    file = tmp_path / "credential.json"
+    did = lab.ask("identity", "show")["did"]
+    issued = new.ask("credential", "issue", "MembershipVC", "--subject", did, *CLAIMS)
+    file.write_text(json.dumps(issued["credential"]))
+    lab.run("credential", "verify", str(file))
+    Machine(tmp_path / "stranger").run("credential", "verify", str(file), code=69)
+
+
 def test_an_unknown_peer_and_a_typo(machines: tuple[Machine, Machine]) -> None:
     _, new = machines
     told = new.ask("credential", "request", "MembershipVC", "--from", "labb", *CLAIMS, code=2)

@@ -51,13 +51,19 @@ def test_the_wheel_has_every_module_and_data_file(names: set[str], pattern: str)
     wanted = {
         path.relative_to(ROOT).as_posix()
         for path in files
-        if path.suffix in (".py", ".gguf", ".json", ".typed")
+        if path.suffix in (".py", ".gguf", ".json", ".jsonld", ".md", ".typed")
     }
     assert wanted <= names
 
 
 @pytest.mark.parametrize(
-    "name", ["kwaai/models/data/kwaai-demo.gguf", "schemas/model-manifest.schema.json"]
+    "name",
+    [
+        "kwaai/models/data/kwaai-demo.gguf",
+        "schemas/model-manifest.schema.json",
+        "schemas/contexts/credentials-v2.jsonld",
+        "schemas/contexts/README.md",
+    ],
 )
 def test_the_wheel_has(names: set[str], name: str) -> None:
     assert name in names

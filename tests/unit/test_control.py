@@ -327,7 +327,7 @@ def test_every_route_is_documented(node: FakeNode) -> None:
         for route in create_control_app(node).router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
-    assert len(routes) == 17
+    assert len(routes) == 18
     for route in routes:
         assert f"| `{route}` |" in page
 
@@ -344,10 +344,12 @@ def test_credentials_between_nodes(client: ControlClient, node: FakeNode) -> Non
     assert client.credential_approve("0011", {"a": 1})["state"] == "delivered"
     assert client.credential_refuse("0011", "no")["detail"] == "no"
     assert client.credential_fetch("amber", ["UptimeVC"], keep=True)["credentials"] == []
+    assert client.status_list("did:key:z6Mk/status/revocation-1") == "{}"
     assert node.calls[1:] == [
         ("request", "amber", "MembershipVC", {"swarmName": "lab"}, "please"),
         ("offer", "amber", "{}", ""),
         ("approve", "0011", {"a": 1}),
         ("refuse", "0011", "no"),
         ("fetch", "amber", ("UptimeVC",), True),
+        ("status_list", "did:key:z6Mk/status/revocation-1"),
     ]

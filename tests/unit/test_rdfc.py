@@ -101,11 +101,32 @@ def test_values(value: Any, object_: str) -> None:
     )
 
 
+def test_what_may_be_empty() -> None:
+    presentation = {"@context": V2, "type": "VerifiablePresentation", "holder": "did:example:h"}
+    text = canonicalize_rdfc(presentation)
+    assert canonicalize_rdfc({**presentation, "verifiableCredential": []}) == text
+    items = {"p": {"@id": "urn:p", "@container": "@list"}, "j": {"@id": "urn:j", "@type": "@json"}}
+    assert len(lines(with_context(items, p=[], j=[]))) == 2
+    assert len(lines(with_context(items, j=None))) == 1
+
+
+def test_a_context_in_a_context_is_unwrapped() -> None:
+    assert lines(with_context([V2, {"@context": {"a": "urn:a"}}], a="x")) == [
+        '<urn:s> <urn:a> "x" .'
+    ]
+
+
 def test_a_default_direction_outlives_the_next_context() -> None:
     context = [VOCAB, {"@language": "AR", "@direction": "rtl"}, {"q": "urn:q"}]
     assert lines(with_context(context, q="x")) == [
         '<urn:s> <urn:q> "x"^^<https://www.w3.org/ns/i18n#ar_rtl> .'
     ]
+
+
+def test_lists_in_lists() -> None:
+    nested = with_context({"p": {"@id": "urn:p", "@container": "@list"}}, p=[["x"]])
+    spelled = with_context({}, **{"urn:p": {"@list": [{"@list": ["x"]}]}})
+    assert canonicalize_rdfc(nested) == canonicalize_rdfc(spelled)
 
 
 def test_graphs_lists_and_reverse() -> None:
@@ -174,6 +195,14 @@ UNSIGNED: list[tuple[str, dict[str, Any]]] = [
     (r"\[\]", credential(evidence=[])),
     (r"\[\]", credential({"id": "did:example:s", "a": [1, []]})),
     (r"type has the value \[\]", credential({"type": [], "a": 1})),
+    (r"\[\]", with_context(VOCAB, p=1, q={"@set": []})),
+    (r"\[\]", with_context(VOCAB, p=1, **{"@graph": []})),
+    (r"\[\]", with_context(VOCAB, p=1, **{"@included": []})),
+    ("{}", with_context(VOCAB, p=1, **{"@reverse": {}})),
+    (r"\[\]", with_context(VOCAB, p=1, **{"@reverse": {"q": []}})),
+    (r"\[\]", with_context([VOCAB, {"n": "@nest"}], p=1, n=[])),
+    ("{}", with_context([VOCAB, {"n": "@nest"}], p=1, n={})),
+    ("{}", with_context([VOCAB, {"n": "@nest"}], p=1, n=[{"q": 1}, {}])),
     ("{}", with_context({"p": {"@id": "urn:p", "@container": "@id"}}, p={}, **{"urn:q": 1})),
     ("null", with_context({"p": {"@id": "urn:p", "@container": "@language"}}, p={"en": None})),
     ("null", with_context({"p": {"@id": "urn:p", "@container": "@language"}}, p={"en": []})),
@@ -202,6 +231,8 @@ UNSIGNED: list[tuple[str, dict[str, Any]]] = [
     ("neither a URL", with_context(VOCAB, p={"@id": "_:.1"})),
     ("language tag", with_context(VOCAB, p={"@value": "x", "@language": "en> <urn:x"})),
     ("language tag", with_context(VOCAB, p={"@value": "x", "@language": "toolonglanguage"})),
+    ("no @direction", with_context({"p": {"@id": "urn:p", "@direction": ""}}, p="x")),
+    ("an array in it", with_context(VOCAB, p={"@list": [["x"]]})),
     ("without its language", with_context(VOCAB, p={
         "@value": "x", "@type": "http://www.w3.org/1999/02/22-rdf-syntax-ns#langString"})),
     ("no number", with_context(VOCAB, p={"@value": "1_000", "@type": XSD + "double"})),
@@ -227,7 +258,7 @@ INVALID: list[tuple[str, Any]] = [
     ("neither a URL nor", with_context([V2, [V2]], p=1)),
     ("@import", with_context([V2, {"@import": EXAMPLES}], p=1)),
     ("@import", with_context({"t": {"@id": "urn:t", "@context": {"@import": V2}}}, p=1)),
-    ("@import or @context", with_context([{"@context": {"a": "urn:a"}}, V2], a=1)),
+    ("@import or @context", with_context([{"@context": {}, "a": "urn:a"}, V2], a=1)),
     ("reserves", with_context({"@foo": "urn:foo"}, **{"urn:p": 1})),
     ("reserves", with_context({"a": "@foo"}, **{"urn:p": 1})),
     ("reserves", with_context({"a": {"@reverse": "@id"}}, **{"urn:p": 1})),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from credentials.errors import GraphTooComplex
 from credentials.quads import literal_text
-from credentials.rdfc10 import HashName, Quad, canonical_labels, canonicalize_quads
+from credentials.rdfc10 import HashName, Quad, _orders, canonical_labels, canonicalize_quads
 
 # N-Quads 1.1, as far as the W3C's tests go.
 _TERM = re.compile(
@@ -168,6 +168,20 @@ def test_small_cliques_are_accepted(size: int) -> None:
 def test_poison_is_refused_and_not_computed(quads: list[Quad]) -> None:
     with pytest.raises(GraphTooComplex):
         canonicalize_quads(quads)
+
+
+def test_a_graph_named_by_a_blank_node_is_no_poison() -> None:
+    """Its name is related to each of its nodes as often as there are statements about the node."""
+    inside = [(f"_:n{a}", f"<urn:p{i}>", '"x"', "_:g") for a in range(3) for i in range(20)]
+    assert canonicalize_quads(inside).count("\n") == 60
+    linked = [*inside, *((s, "<urn:q>", o, "_:g") for s, _, o, _ in _clique(3))]
+    assert canonicalize_quads(linked).count("\n") == 66
+
+
+def test_equal_permutations_are_tried_once() -> None:
+    assert list(_orders(["a", "b"])) == [("a", "b"), ("b", "a")]
+    assert list(_orders(["b", "a", "b", "a"])) == sorted(set(permutations("aabb")))
+    assert list(_orders(["a"] * 1000)) == [("a",) * 1000]
 
 
 def test_the_work_allowed_can_be_raised() -> None:

@@ -129,6 +129,7 @@ def imported_names(path: Path) -> set[str]:
 
 
 IMPORTED_AS = {
+    "apsw-sqlite3mc": "apsw",
     "llama-cpp-python": "llama_cpp",
     "noiseprotocol": "noise",
     "protobuf": "google",

@@ -1,0 +1,103 @@
+"""Opening what a home has of credentials: the office with its keys and wallet, or just a checker.
+
+Asks nobody for a passphrase: `unlock` does, or the environment has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from kwaai.errors import IdentityMissing, IdentitySealed, KwaaiError, OwnerMissing, WalletLocked
+from kwaai.node.credential_check import Checker, StatusFetch
+from kwaai.node.credential_documents import WebDocuments
+from kwaai.node.credential_office import CredentialOffice
+from kwaai.node.status_fetch import status_fetch
+from kwaai.store.identity_file import former_identities, load_identity
+from kwaai.store.issued import IssuedRegister
+from kwaai.store.owner_file import load_owner, owner_key
+from kwaai.store.wallet import open_wallet, wallet_key
+
+if TYPE_CHECKING:
+    from credentials.keys import SecretKey
+    from kwaai.config import Config
+    from kwaai.store.home import Home
+    from kwaai.store.key_file import Unlock
+
+
+@contextlib.contextmanager
+def open_office(
+    home: Home,
+    config: Config,
+    *,
+    secret: SecretKey | None = None,
+    unlock: Unlock | None = None,
+    owner_unlock: Unlock | None = None,
+    with_owner: bool = False,
+    status_base: str | None = None,
+    fetch_status: StatusFetch | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Iterator[CredentialOffice]:
+    """Open the office of a home; its wallet is made where there is none.
+
+    `secret` is the identity, where the caller has it. `unlock`, `owner_unlock` give the passphrases
+    of sealed keys; None: the environment. An owner key that does not open is left out, unless
+    `with_owner` needs it. Raises as `load_identity`, `load_owner` and `open_wallet`.
+    """
+    path = config.identity_key or home.identity_key
+    secret = secret or load_identity(path, unlock=unlock)
+    owner = _owner(home, owner_unlock, needed=with_owner)
+    former = []
+    for kept in former_identities(path):
+        with contextlib.suppress(KwaaiError):  # under another passphrase: its lists stay unsigned
+            former.append(load_identity(kept, unlock=unlock))
+    with open_wallet(home, secret) as wallet:
+        yield CredentialOffice(
+            secret,
+            wallet,
+            IssuedRegister(wallet.database),
+            owner=owner,
+            former=former,
+            status_base=status_base,
+            clock=clock,
+            fetch_status=status_fetch(config.web_hosts, fetch_status),
+            web_hosts=config.web_hosts,
+        )
+
+
+def _owner(home: Home, unlock: Unlock | None, *, needed: bool) -> SecretKey | None:
+    path = owner_key(home)
+    if needed:
+        return load_owner(path, unlock=unlock)
+    with contextlib.suppress(OwnerMissing, IdentitySealed):
+        return load_owner(path)
+    return None
+
+
+def wallet_exists(home: Home) -> bool:
+    """Say whether a home has a wallet, or had one. Opens nothing."""
+    return wallet_key(home.credentials).exists()
+
+
+@contextlib.contextmanager
+def open_checker(
+    home: Home,
+    config: Config,
+    *,
+    sources: Sequence[StatusFetch] = (),
+    unlock: Unlock | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Iterator[Checker]:
+    """Open what verifies: with this home's status lists where there is a wallet that opens without
+    asking anybody, else only with `sources`. Makes no wallet.
+    """
+    with contextlib.ExitStack() as stack:
+        if wallet_exists(home):
+            with contextlib.suppress(IdentityMissing, IdentitySealed, WalletLocked):
+                office = stack.enter_context(open_office(home, config, unlock=unlock, clock=clock))
+                yield office.checker.with_sources(sources)
+                return
+        sources = (*sources, status_fetch(config.web_hosts, None))
+        yield Checker(sources, clock=clock, web=WebDocuments(config.web_hosts, clock))
