@@ -31,14 +31,14 @@ TRUSTED_EXTENSIONS: Final = frozenset(
 """Pinned contexts that may follow a credentials context, in any order; a test holds them to the
 words above."""
 
-_SKIPPED: Final = frozenset({"@context", "proof"})
-PRESENTED: Final = _SKIPPED | {"verifiableCredential"}
+SKIPPED: Final = frozenset({"@context", "proof"})
+PRESENTED: Final = SKIPPED | {"verifiableCredential"}
 
 _VALUE_KEYWORDS: Final = frozenset({"@value", "@language", "@direction", "@type"})
 
 
 def distrust_reason(
-    document: Document, lists: ContextLists = frozenset(), *, skipped: frozenset[str] = _SKIPPED
+    document: Document, lists: ContextLists = frozenset(), *, skipped: frozenset[str] = SKIPPED
 ) -> str:
     """Return why the contexts of a checked document are not trusted; "" if they are.
 
@@ -56,6 +56,31 @@ def distrust_reason(
             reason = _names_reason(value)
             if reason:
                 return reason
+    return ""
+
+
+def rewriting_reason(document: Document, *, skipped: frozenset[str] = SKIPPED) -> str:
+    """Return why a graph that was signed may have been another document; "" if not.
+
+    Over RDF, what is said of one id is the same wherever it stands: of two objects with that id,
+    `validUntil` can be moved from the one where it is read to the other, where it is not. And a
+    type is the same by its term and by its IRI, by which no reader of JSON knows it.
+    """
+    seen: set[str] = set()
+    left: list[Any] = [{name: each for name, each in document.items() if name not in skipped}]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            found, types = value.get("id"), value.get("type")
+            if isinstance(found, str):
+                if found in seen:
+                    return f"it describes {found:.120} in two places"
+                seen.add(found)
+            for each in types if isinstance(types, list) else [types]:
+                if isinstance(each, str) and ":" in each:
+                    return f"the type {each!r:.120} is written as an IRI, not as a term"
+            value = value.values()
+        left.extend(each for each in value if isinstance(each, dict | list))
     return ""
 
 

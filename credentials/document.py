@@ -77,6 +77,9 @@ def parse_time(text: str) -> float:
     Raises ModelInvalid without an offset, for a leap second or a day that never was (neither
     exists in XML Schema), and outside the years 1 to 9999.
     """
+    usual_s = _parse_usual(text)
+    if usual_s is not None:
+        return usual_s
     match = _TIME.fullmatch(text) if len(text) <= _TIME_CHARS_MAX else None
     if match is None:
         raise ModelInvalid(f"{text!r:.80} is not a time like 2026-11-21T10:00:00Z")
@@ -103,6 +106,17 @@ def parse_time(text: str) -> float:
         raise ModelInvalid(f"{text!r} is not a time: {error}") from error
     seconds = (whole - _EPOCH).total_seconds() + (86400 if midnight else 0)
     return seconds + float(fraction) if fraction else seconds
+
+
+def _parse_usual(text: str) -> float | None:
+    """Parse `2026-11-21T10:00:00Z` in C, a third of the time; None for whatever else it may be."""
+    marks = len(text) == 20 and (text[4], text[7], text[10], text[13], text[16], text[19])
+    if marks != ("-", "-", "T", ":", ":", "Z"):
+        return None
+    try:
+        return (datetime.fromisoformat(text) - _EPOCH).total_seconds()
+    except ValueError:
+        return None
 
 
 def encode_time(seconds: float) -> str:

@@ -40,7 +40,7 @@ from credentials.verified import (
     VerifiedPresentation,
     number_steps,
 )
-from credentials.verify import Environment, unsigned_contexts_reason, verify_credential
+from credentials.verify import Environment, signed_reason, verify_credential
 
 
 def build_presentation(
@@ -123,7 +123,8 @@ def _verify(
     proofs = progress.proofs = verify_proofs(
         document, env.resolver, purpose="authentication", now_s=env.now_s, skew_s=env.skew_s
     )
-    progress.contexts_reason = reason = reason or unsigned_contexts_reason(proofs)
+    reason = reason or signed_reason(document, proofs, skipped=PRESENTED)
+    progress.contexts_reason = reason
     progress.step = 5
     holder = progress.holder = _find_holder(view, proofs)
     own = tuple(proof for proof in proofs if proof.controller == holder)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final, Literal, TypeAlias
 
-from credentials.contexts import ContextLists, distrust_reason
+from credentials.contexts import SKIPPED, ContextLists, distrust_reason, rewriting_reason
 from credentials.document import Document, encode_document, encode_time, parse_document
 from credentials.errors import (
     CredentialExpired,
@@ -134,6 +134,8 @@ def _check_or_recall(original: bytes, env: Environment, progress: Progress) -> R
         if _is_lasting(held):
             env.cache.put(digest, held, len(original))
         return held
+    # The document is read anew: what a caller did to his own copy of it is his own affair.
+    held = replace(held, view=check_credential(parse_document(original)))
     progress.view, progress.proofs = held.view, held.proofs
     progress.contexts_reason = held.contexts_reason
     progress.step = 4
@@ -167,17 +169,20 @@ def _check(original: bytes, env: Environment, progress: Progress) -> Remembered:
         now_s=env.now_s,
         skew_s=env.skew_s,
     )
+    reason = progress.contexts_reason = reason or signed_reason(document, proofs)
     if reason and any(proof.suite != EDDSA_JCS for proof in proofs):
         check_meaning(view)
-    elif not reason:
-        reason = progress.contexts_reason = unsigned_contexts_reason(proofs)
     return Remembered(view, proofs, reason)
 
 
-def unsigned_contexts_reason(proofs: tuple[CheckedProof, ...]) -> str:
+def signed_reason(
+    document: Document, proofs: tuple[CheckedProof, ...], *, skipped: frozenset[str] = SKIPPED
+) -> str:
     """Return why contexts that are pinned are not trusted after all; "" if they are."""
     if any(proof.suite == EDDSA_JCS and not proof.contexts_signed for proof in proofs):
         return "a context was added after it was signed"
+    if any(proof.suite != EDDSA_JCS for proof in proofs):
+        return rewriting_reason(document, skipped=skipped)
     return ""
 
 

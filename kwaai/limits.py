@@ -485,3 +485,4 @@ CREDENTIAL_CONTROL_TIMEOUT_S = 90.0  # a command: a dial, a question, status lis
 DID_WEB_KEPT_S = 300.0  # of a fetched DID document, or of none, before it is asked for anew
 DID_WEB_KEPT_MAX = 64
 DID_WEB_FETCHES_MAX = 4  # for one credential or presentation
+STATUS_PEERS_ASKED_MAX = 8  # connected peers asked for a list that nobody likelier had

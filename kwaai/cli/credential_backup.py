@@ -13,6 +13,10 @@ from kwaai.cli.parser import Commands, add_command
 _BACKUP_MORE = """\
 The file has the credentials, what was issued here and its status, and the identity key unless
 --without-identity. It is sealed under a passphrase of its own; keep that elsewhere.
+
+for example:
+  kwaainet credential backup wallet.backup
+  kwaainet credential restore wallet.backup   (on the other machine)
 """
 _RESTORE_MORE = """\
 What is in the wallet stays: a restore only adds, and a revocation on either side stays one. On a
@@ -47,10 +51,11 @@ def add_parser(commands: Commands) -> None:
 
 def backup(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_session import office
-    from kwaai.cli.credential_values import now_s, write_output
+    from kwaai.cli.credential_values import check_output, now_s, write_output
     from kwaai.cli.identity_passphrase import new_passphrase
     from kwaai.cli.output import Spinner, print_json, show_bytes
 
+    check_output(arguments.file)
     with office(arguments) as opened:
         passphrase = new_passphrase(arguments, "the backup")
         with Spinner("sealing the backup"):

@@ -20,7 +20,8 @@ its own wallet as well. Types and claims: kwaainet credential schema list
 
 for example:
   kwaainet credential issue UptimeVC --subject 12D3KooW... --from-file uptime.json --expires 90d
-  kwaainet credential issue EventAttendeeVC --subject did:key:z6Mk... --claim event="Summit 2026"
+  kwaainet credential issue EventAttendeeVC --subject did:key:z6Mk... \\
+    --claim eventName="Summit 2026" --claim eventDate=2026-11-21 --out ada.json
 """
 
 
@@ -65,10 +66,20 @@ def add_parser(commands: Commands) -> None:
 
 def issue(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_session import office
-    from kwaai.cli.credential_values import now_s, read_claims, read_did, read_expires, read_kind
+    from kwaai.cli.credential_values import (
+        check_output,
+        now_s,
+        read_claims,
+        read_did,
+        read_expires,
+        read_kind,
+        refuse_missing_claims,
+    )
 
+    check_output(arguments.out)
     kind = read_kind(arguments.kind)
     claims = read_claims(kind, arguments.claim, arguments.from_file)
+    refuse_missing_claims(kind, claims)
     expires_s = read_expires(arguments.expires, now_s())
     with office(arguments) as opened:
         subject = read_did(arguments.subject, "--subject", opened.did, opened.owner_did)
@@ -87,7 +98,7 @@ def issue(arguments: argparse.Namespace) -> int:
 
 def deliver_issued(arguments: argparse.Namespace, issued: Issued) -> None:
     """Print what was issued, or write it to `--out`, and say how it is revoked."""
-    from kwaai.cli.credential_values import name_types, write_output
+    from kwaai.cli.credential_values import name_types, show_end, write_output
     from kwaai.cli.output import note, one_line, print_json
 
     if arguments.out is not None:
@@ -97,8 +108,8 @@ def deliver_issued(arguments: argparse.Namespace, issued: Issued) -> None:
         return
     document = issued.document
     subject = document["credentialSubject"]["id"]
-    end = document.get("validUntil", "no end")
-    about = f"{name_types(document['type'])} about {subject}, valid until {end}"
+    end = show_end(document.get("validUntil"))
+    about = f"{name_types(document['type'])} about {subject}, {end}"
     if arguments.out is not None:
         about += f", in {arguments.out}"
     else:

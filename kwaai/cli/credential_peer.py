@@ -111,6 +111,7 @@ def _credential_text(arguments: argparse.Namespace) -> str:
     from pathlib import Path
 
     from kwaai.cli.credential_session import office
+    from kwaai.cli.credential_status import issued_id
     from kwaai.cli.credential_values import read_input
     from kwaai.cli.parser import UsageError
 
@@ -121,7 +122,7 @@ def _credential_text(arguments: argparse.Namespace) -> str:
         except UnicodeDecodeError:
             raise UsageError(f"{name} is no credential: it is not UTF-8") from None
     with office(arguments) as opened:
-        issued = opened.issued.get(name)
+        issued = opened.issued.get(issued_id(opened, name))
         if issued is None:
             raise UsageError(
                 f"{name!r:.80} is neither a file nor the id of a credential issued here (see: "

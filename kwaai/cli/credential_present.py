@@ -12,6 +12,9 @@ _MORE = """\
 The presentation is printed (or goes to --out). It answers this one challenge, is made for this one
 verifier and ends after ten minutes. Without --type and --id it shows every valid credential about
 this node; name what is asked for to show no more than that.
+
+for example:
+  kwaainet credential present --to 12D3KooW... --challenge 8c1f... --type UptimeVC --out shown.json
 """
 
 
@@ -47,9 +50,10 @@ def add_parser(commands: Commands) -> None:
 def present(arguments: argparse.Namespace) -> int:
     from credentials.document import encode_document
     from kwaai.cli.credential_session import office
-    from kwaai.cli.credential_values import name_types, read_did, write_output
+    from kwaai.cli.credential_values import check_output, name_types, read_did, write_output
     from kwaai.cli.output import note, one_line, print_json
 
+    check_output(arguments.out)
     with office(arguments) as opened:
         to = read_did(arguments.to, "--to", opened.did, opened.owner_did)
         document = opened.present(
@@ -63,9 +67,9 @@ def present(arguments: argparse.Namespace) -> int:
         )
     if arguments.out is not None:
         write_output(arguments.out, encode_document(document) + b"\n")
-    elif arguments.json:
+    if arguments.json:
         print_json(document)
-    else:
+    elif arguments.out is None:
         print(encode_document(document).decode("utf-8"))
     shown = document["verifiableCredential"]
     shown = shown if isinstance(shown, list) else [shown]

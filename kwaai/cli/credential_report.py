@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _CLAIMS_SHOWN = 32
 _REMEDIES = {
-    "status_unknown": "ask the issuer for the status list (kwaainet credential status-list) and "
-    "give it with --status-list FILE",
+    "status_unknown": "ask the issuer for its status lists (kwaainet credential status-list NAME) "
+    "and give each with --status-list FILE",
     "did_not_found": "for a did:web, allow its host: kwaainet config set web_hosts HOST",
 }
 

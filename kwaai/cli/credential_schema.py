@@ -31,7 +31,7 @@ def list_kinds(arguments: argparse.Namespace) -> int:
 
 
 def show_kind(arguments: argparse.Namespace) -> int:
-    from kwaai.cli.credential_values import read_kind
+    from kwaai.cli.credential_values import is_needed, read_kind
     from kwaai.cli.output import print_json, print_pairs, print_table
 
     kind = read_kind(arguments.kind)
@@ -50,7 +50,7 @@ def show_kind(arguments: argparse.Namespace) -> int:
     )
     print()
     rows = [
-        (claim.name, "yes" if claim.required else "no", claim.bounds, claim.description)
+        (claim.name, "yes" if is_needed(claim) else "no", claim.bounds, claim.description)
         for claim in kind.claims
     ]
     print_table(("Claim", "Needed", "Value", "Meaning"), rows)

@@ -38,7 +38,8 @@ def office(
         unlock=unlocker(arguments),
         owner_unlock=unlocker(argparse.Namespace(), OWNER),
         with_owner=getattr(arguments, "as_owner", False),
-        fetch_status=given_lists(status_files, node_lists(home)),
+        fetch_status=node_lists(home),
+        given_lists=read_lists(status_files),
     ) as opened:
         yield opened
 
@@ -51,11 +52,14 @@ def checker(arguments: argparse.Namespace, status_files: Sequence[str] = ()) -> 
     from kwaai.node.credential_home import open_checker
 
     home, loaded = load_settings(arguments)
-    with findings():
-        sources = [given_lists(status_files, node_lists(home))]
-        unlock = quiet_unlocker(arguments)
-        with open_checker(home, loaded.config, sources=sources, unlock=unlock) as opened:
-            yield opened
+    with findings(), open_checker(
+        home,
+        loaded.config,
+        fetch_status=node_lists(home),
+        given_lists=read_lists(status_files),
+        unlock=quiet_unlocker(arguments),
+    ) as opened:
+        yield opened
 
 
 def node_lists(home: Home) -> StatusFetch:
@@ -78,10 +82,8 @@ def node_lists(home: Home) -> StatusFetch:
     return fetch
 
 
-def given_lists(files: Sequence[str], others: StatusFetch) -> StatusFetch:
-    """Return a source of the status lists that files hold, by the `id` that each gives itself;
-    those of no file come from `others`.
-    """
+def read_lists(files: Sequence[str]) -> dict[str, bytes]:
+    """Return the status lists that files hold, by the `id` that each gives itself."""
     from credentials.document import parse_document
     from credentials.errors import CredentialsError
     from kwaai.cli.credential_values import read_input
@@ -97,11 +99,7 @@ def given_lists(files: Sequence[str], others: StatusFetch) -> StatusFetch:
         if not isinstance(name, str):
             raise UsageError(f"--status-list: {file} has no id: it is no status list credential")
         lists[name] = data
-
-    def fetch(url: str) -> bytes:
-        return lists[url] if url in lists else others(url)
-
-    return fetch
+    return lists
 
 
 @contextlib.contextmanager

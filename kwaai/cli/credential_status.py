@@ -13,12 +13,15 @@ from kwaai.cli.identity_passphrase import add_passphrase
 from kwaai.cli.parser import Commands, UsageError, add_command, whole_number
 
 if TYPE_CHECKING:
+    from kwaai.node.credential_office import CredentialOffice
     from kwaai.store.issued import IssuedCredential
 
+UUID = "urn:uuid:"
+_PREFIX_CHARS_MIN = 8
 _VERBS = {
-    "revoke": ("revocation", True, "revoked"),
-    "suspend": ("suspension", True, "suspended"),
-    "resume": ("suspension", False, "in force again"),
+    "revoke": ("revocation", True),
+    "suspend": ("suspension", True),
+    "resume": ("suspension", False),
 }
 _HELP = {
     "revoke": "take back a credential that was issued here, for good",
@@ -29,12 +32,16 @@ _MORE = """\
 ID is what `issue` printed, or a line of `kwaainet credential list --issued`. Who checks the
 credential sees it when they next ask for the status list: within minutes where the list can be
 asked for, within a day at the latest, when the copy they have ends.
+
+for example:
+  kwaainet credential list --issued
+  kwaainet credential {verb} 7f3a90c2-41d
 """
 
 
 def add_parser(commands: Commands) -> None:
     for verb, text in _HELP.items():
-        parser = add_command(commands, verb, change, help=text, more=_MORE)
+        parser = add_command(commands, verb, change, help=text, more=_MORE.format(verb=verb))
         parser.set_defaults(verb=verb)
         parser.add_argument("id", nargs="?", metavar="ID", help="a credential's id")
         parser.add_argument(
@@ -64,13 +71,13 @@ def change(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_session import office
     from kwaai.cli.output import one_line, print_json
 
-    purpose, on, word = _VERBS[arguments.verb]
+    purpose, on = _VERBS[arguments.verb]
     if (arguments.id is None) == (arguments.index is None):
         raise UsageError(f"{arguments.verb} needs a credential's ID or its --index, one of the two")
     if arguments.id is not None and (arguments.list is not None or arguments.as_owner):
         raise UsageError("--list and --as-owner go with --index, not with an ID")
     with office(arguments) as opened:
-        name = arguments.id and issued_id(opened.issued.get, arguments.id)
+        name = arguments.id and issued_id(opened, arguments.id)
         found = opened.set_status(
             purpose,
             on,
@@ -84,21 +91,47 @@ def change(arguments: argparse.Namespace) -> int:
         print_json({"changed": arguments.verb, "credential": described})
         return 0
     what = f"entry {arguments.index}" if found is None else f"{found.kind} about {found.subject}"
-    print(one_line(f"{word}: {what}"))
+    print(one_line(f"{_outcome(arguments.verb, found)}: {what}"))
     return 0
 
 
-def issued_id(get: Any, text: str) -> str:
-    """Return the id of an issued credential that may be written without its `urn:uuid:`."""
-    long = f"urn:uuid:{text}"
-    return long if get(text) is None and get(long) is not None else text
+def _outcome(verb: str, found: IssuedCredential | None) -> str:
+    """Say how it stands now: what is revoked stays so, whatever is done besides."""
+    if verb != "revoke" and found is not None and show_state(found) == "revoked":
+        return f"{verb} changes nothing, it was revoked for good"
+    return {"revoke": "revoked", "suspend": "suspended", "resume": "in force again"}[verb]
+
+
+def issued_id(opened: CredentialOffice, text: str) -> str:
+    """Return the id of a credential that was issued here. It may be written without `urn:uuid:`, as
+    its beginning, or as what the wallet calls the copy that it keeps. Raises UsageError where
+    several begin so; what names none is returned as it is.
+    """
+    from kwaai.errors import UserError
+
+    register = opened.issued
+    for name in (text, UUID + text):
+        if register.get(name) is not None:
+            return name
+    if len(text) >= _PREFIX_CHARS_MIN:
+        found = register.named(UUID + text.removeprefix(UUID).lower())
+        if len(found) > 1:
+            raise UsageError(f"{text!r:.80} begins several ids; give more of it")
+        if found:
+            return found[0]
+    try:
+        kept = opened.wallet.resolve(text).entry.credential_id
+    except UserError:
+        return text
+    return kept if kept is not None and register.get(kept) is not None else text
 
 
 def status_list(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_session import office
-    from kwaai.cli.credential_values import write_output
-    from kwaai.cli.output import print_json, print_table
+    from kwaai.cli.credential_values import check_output, write_output
+    from kwaai.cli.output import note, print_json, print_table
 
+    check_output(arguments.out)
     with office(arguments) as opened:
         if arguments.name is None:
             if arguments.out is not None:
@@ -115,6 +148,10 @@ def status_list(arguments: argparse.Namespace) -> int:
         data = opened.status_list(arguments.name)
     if arguments.out is not None:
         write_output(arguments.out, data + b"\n")
+        if arguments.json:
+            print_json({"name": arguments.name, "file": str(arguments.out)})
+        else:
+            note(f"{arguments.name} is in {arguments.out}, good for a day")
     else:
         print(data.decode("utf-8"))
     return 0

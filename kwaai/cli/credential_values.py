@@ -18,7 +18,7 @@ from kwaai.errors import InputMissing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from credentials.kinds import Kind
+    from credentials.kinds import Claim, Kind
 
 SUITES = ("eddsa-jcs-2022", "eddsa-rdfc-2022")
 SELF = "self"
@@ -27,6 +27,8 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 8
 _DURATION = re.compile(r"([0-9]{1,9})([smhdwy])")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _STDIN = "-"
+_DERIVED = frozenset({"uptimeRatio"})
+"""Claims that a credential must have, and that follow from its others."""
 
 
 def add_suite(parser: Parser) -> None:
@@ -160,6 +162,21 @@ def read_claims(kind: Kind, pairs: Sequence[str], file: str | None) -> dict[str,
     return claims
 
 
+def is_needed(claim: Claim) -> bool:
+    """Say whether whoever issues has to give this claim."""
+    return claim.required and claim.name not in _DERIVED
+
+
+def refuse_missing_claims(kind: Kind, claims: dict[str, Any]) -> None:
+    """Name every claim that the type needs and that was not given, at once."""
+    missing = [c.name for c in kind.claims if is_needed(c) and c.name not in claims]
+    if missing:
+        raise UsageError(
+            f"{kind.name} needs {', '.join(missing)}; give each with --claim NAME=VALUE (see: "
+            f"kwaainet credential schema show {kind.name})"
+        )
+
+
 def read_input(name: str) -> bytes:
     """Read a file, or standard input for `-`, up to what any document may have and one byte."""
     from credentials.limits import PRESENTATION_BYTES_MAX
@@ -178,6 +195,16 @@ def read_bytes(name: str, bytes_max: int) -> bytes:
             return file.read(bytes_max)
     except OSError as error:
         raise InputMissing(f"cannot read {name}: {error.strerror}") from error
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse an `--out` that cannot be a new file, before anything is made for it."""
+    if path is None:
+        return
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path} is there already; name a new file, or remove it first")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent} to write {path.name} in")
 
 
 def write_output(path: Path, data: bytes) -> None:
@@ -200,6 +227,11 @@ def show_time(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def show_end(text: str | None) -> str:
+    """Return how long something is valid, as a sentence has it."""
+    return "without an end" if text is None else f"valid until {text}"
 
 
 def is_presentation(data: bytes) -> bool:

@@ -21,8 +21,15 @@ _MORE = """\
 exit codes: 0 it holds, 1 it does not, 69 it cannot be judged here (no status list, DID document or
 context for it). FILE may be a credential or a presentation; - reads standard input. Nothing is
 fetched: give a status list that this node does not have with --status-list.
+
+for example:
+  kwaainet credential verify ada.json
+  kwaainet credential verify shown.json --challenge 8c1f... --domain 12D3KooW... --type UptimeVC
 """
 
+_BLANKS = b" \t\r\n"
+"""Around a document, not of it: a line's end that an editor or a shell added makes no second copy in
+the wallet."""
 _EVERY_TYPE = "VerifiableCredential"
 
 
@@ -150,6 +157,7 @@ def import_credential(arguments: argparse.Namespace) -> int:
     data = read_input(arguments.file)
     if is_presentation(data):
         raise UsageError("this is a presentation, made for one verifier; import what it shows")
+    data = data.strip(_BLANKS)
     with office(arguments, status_files=arguments.status_list) as opened:
         stored = opened.import_credential(data, quarantine=arguments.quarantine)
     entry = stored.entry

@@ -113,7 +113,8 @@ def _print_found(
         print_json({"credentials": [describe_stored(stored) for stored in found]})
         return 0
     if not found:
-        note("no credentials" + (" like that" if _is_filtered(arguments) else " in the wallet yet"))
+        like = f" like that{_type_hint(arguments)}" if _is_filtered(arguments) else ""
+        note(f"no credentials{like or ' in the wallet yet'}")
         return 0
     rows = [
         (
@@ -144,11 +145,12 @@ def _print_issued(
         print_json({"issued": [describe_issued_row(row) for row in rows]})
         return 0
     if not rows:
-        note("nothing was issued here" + (" like that" if _is_filtered(arguments) else " yet"))
+        like = f" like that{_type_hint(arguments)}" if _is_filtered(arguments) else " yet"
+        note(f"nothing was issued here{like}")
         return 0
     shown = [
         (
-            row.credential_id.removeprefix("urn:uuid:"),
+            show_issued_id(row),
             one_line(row.kind),
             _who(opened, row.subject),
             show_time(row.issued_s),
@@ -159,7 +161,18 @@ def _print_issued(
     ]
     columns = ("ID", "Type", "Subject", "Issued", "Valid until", "State")
     print_table(columns, shown, ids=("Subject",))
+    if len(rows) == arguments.limit:
+        note(f"only the {arguments.limit} newest; --limit prints more")
     return 0
+
+
+def _type_hint(arguments: argparse.Namespace) -> str:
+    """Return ` - did you mean ...?` for a `--type` that is nearly one of ours."""
+    from credentials.kinds import KINDS
+    from kwaai.cli.parser import hint
+
+    name: str | None = arguments.type
+    return "" if name is None or name in KINDS else hint(name, KINDS)
 
 
 def _is_filtered(arguments: argparse.Namespace) -> bool:
@@ -173,7 +186,16 @@ def _who(opened: CredentialOffice, did: str | None) -> str:
 
     if did in names_of(opened.did):
         return "self"
-    return {opened.owner_did: "owner", None: "-"}.get(did) or one_line(str(did))
+    return {opened.owner_did: "owner", None: "-", "": "-"}.get(did) or one_line(str(did))
+
+
+def show_issued_id(row: IssuedCredential) -> str:
+    """Return as much of an issued credential's id as tells it from others; `revoke` takes it."""
+    from kwaai.cli.credential_status import UUID
+    from kwaai.cli.output import one_line
+
+    name = row.credential_id
+    return name.removeprefix(UUID)[:ID_SHOWN] if name.startswith(UUID) else one_line(name)
 
 
 def show_period(stored: StoredCredential, now_s: float) -> str:
@@ -240,7 +262,7 @@ def _find(opened: CredentialOffice, name: str) -> tuple[bytes, StoredCredential 
     try:
         stored = opened.wallet.resolve(name)
     except CredentialMissing:
-        issued = opened.issued.get(issued_id(opened.issued.get, name))
+        issued = opened.issued.get(issued_id(opened, name))
         if issued is None:
             raise
         return issued.original, None
@@ -249,8 +271,9 @@ def _find(opened: CredentialOffice, name: str) -> tuple[bytes, StoredCredential 
 
 def export(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_session import office
-    from kwaai.cli.credential_values import write_output
+    from kwaai.cli.credential_values import check_output, write_output
 
+    check_output(arguments.out)
     with office(arguments) as opened:
         original, _ = _find(opened, arguments.id)
     if arguments.out is not None:

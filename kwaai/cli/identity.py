@@ -57,11 +57,11 @@ def show(arguments: argparse.Namespace) -> int:
             ("Owner", owner["did"] if owner else "none"),
         ]
     )
-    _print_credentials(valid)
+    _print_credentials(valid, {described["did"]: "self", owner["did"] if owner else "": "owner"})
     return 0
 
 
-def _print_credentials(valid: list[StoredCredential]) -> None:
+def _print_credentials(valid: list[StoredCredential], names: dict[str, str]) -> None:
     from kwaai.cli.credential_values import name_types, show_time
     from kwaai.cli.credential_wallet import ID_SHOWN
     from kwaai.cli.output import one_line, print_table
@@ -73,7 +73,7 @@ def _print_credentials(valid: list[StoredCredential]) -> None:
         (
             stored.id[:ID_SHOWN],
             one_line(name_types(stored.entry.types)),
-            one_line(stored.entry.issuer),
+            names.get(stored.entry.issuer) or one_line(stored.entry.issuer),
             show_time(stored.entry.valid_until_s),
         )
         for stored in valid

@@ -69,11 +69,12 @@ def add_parser(group: Commands) -> None:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    from kwaai.cli.credential_values import write_output
+    from kwaai.cli.credential_values import check_output, write_output
     from kwaai.cli.identity_passphrase import new_passphrase, unlocker
     from kwaai.cli.output import print_json
     from kwaai.store.identity_file import export_identity, load_identity
 
+    check_output(arguments.file)
     _, path = _home(arguments)
     unlock = unlocker(arguments)
     load_identity(path, unlock=unlock)  # what is wrong with it is said before anybody types

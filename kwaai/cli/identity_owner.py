@@ -27,6 +27,10 @@ or the terminal.
 _BIND_MORE = """\
 NODE is a DID, a PeerId, or self for this node. The credential is printed (or goes to --out): carry
 it to the node and run `kwaainet credential import`. That of this node is in its wallet already.
+
+for example:
+  kwaainet identity owner bind --label "the one under the desk"
+  kwaainet identity owner bind 12D3KooW... --label garage --out garage.json
 """
 
 
@@ -79,8 +83,9 @@ def create(arguments: argparse.Namespace) -> int:
 def bind(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_issue import deliver_issued
     from kwaai.cli.credential_session import office
-    from kwaai.cli.credential_values import now_s, read_did, read_expires
+    from kwaai.cli.credential_values import check_output, now_s, read_did, read_expires
 
+    check_output(arguments.out)
     expires_s = read_expires(arguments.expires, now_s())
     arguments.as_owner = True
     with office(arguments) as opened:
@@ -175,10 +180,13 @@ def _print_bindings(bindings: list[IssuedCredential]) -> None:
 
 
 def _bindings(opened: CredentialOffice, node: str | None) -> list[IssuedCredential]:
-    """Return the certificates that were issued here, the newest first."""
+    """Return the certificates that an owner issued here, the newest first: none of the node's own,
+    which make nobody its owner.
+    """
     from kwaai.limits import WALLET_FIND_MAX
 
-    return opened.issued.find(subject=node, kind=_KIND, limit=WALLET_FIND_MAX)
+    rows = opened.issued.find(subject=node, kind=_KIND, limit=WALLET_FIND_MAX)
+    return [row for row in rows if row.issuer != opened.did]
 
 
 def _is_in_force(row: IssuedCredential) -> bool:

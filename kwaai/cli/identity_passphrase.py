@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from kwaai.cli.parser import Parser, UsageError
 
 if TYPE_CHECKING:
+    from kwaai.errors import KwaaiError
     from kwaai.store.key_file import KeyKind, Unlock
 
 
@@ -52,12 +53,22 @@ def unlocker(arguments: argparse.Namespace, kind: KeyKind | None = None) -> Unlo
                 passphrase = environment_unlock(described, Path(described.what))()
             except IdentitySealed:
                 if not can_ask():
-                    raise
+                    raise _sealed(described, hasattr(arguments, "passphrase_file")) from None
                 passphrase = ask(f"Passphrase of the {described.what}: ")
         known.append(passphrase)
         return passphrase
 
     return unlock
+
+
+def _sealed(kind: KeyKind, has_option: bool) -> KwaaiError:
+    from kwaai.errors import IdentitySealed
+
+    option = "--passphrase-file, " if has_option else ""
+    return IdentitySealed(
+        f"the {kind.what} is sealed, and no passphrase was given: it is taken from {option}"
+        f"{kind.variable}, the file that {kind.variable}_FILE names, or typed at a terminal"
+    )
 
 
 def quiet_unlocker(arguments: argparse.Namespace) -> Unlock:
@@ -94,6 +105,7 @@ def new_passphrase(arguments: argparse.Namespace, what: str) -> bytes:
         passphrase = read_passphrase(named)
     elif can_ask():
         passphrase = ask(f"New passphrase for {what}: ")
+        check_passphrase(passphrase)
         if ask("The same again: ") != passphrase:
             raise UsageError("the two passphrases differ; nothing was changed")
     else:
@@ -115,4 +127,5 @@ def ask(prompt: str) -> bytes:
     try:
         return os.fsencode(getpass.getpass(prompt))
     except EOFError:
+        print(file=sys.stderr)  # the prompt's line has not ended
         raise UsageError("no passphrase was typed") from None

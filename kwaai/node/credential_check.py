@@ -76,16 +76,6 @@ class Checker:
         """What resolves DIDs here, without a network."""
         return self._resolver
 
-    def with_sources(self, sources: Sequence[StatusFetch]) -> Checker:
-        """Return this checker with more sources of status lists, asked before the others."""
-        return Checker(
-            (*sources, *self._sources),
-            clock=self._clock,
-            web=self._web,
-            long_forms=self._long_forms,
-            look=self._look,
-        )
-
     def environment(self, checks: Collection[str] | None = None) -> Environment:
         """Return what verification knows of the world now. `checks`: those that must hold, by name
         (`credentials.verify.Check`; "proof" always must); None: all.

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
+from credentials.errors import StatusUnknown
 from kwaai.errors import IdentityMissing, IdentitySealed, KwaaiError, OwnerMissing, WalletLocked
 from kwaai.node.credential_check import Checker, StatusFetch
 from kwaai.node.credential_documents import WebDocuments
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from kwaai.store.home import Home
     from kwaai.store.key_file import Unlock
 
+_NO_LISTS: Final[Mapping[str, bytes]] = MappingProxyType({})
+
 
 @contextlib.contextmanager
 def open_office(
@@ -38,10 +42,12 @@ def open_office(
     with_owner: bool = False,
     status_base: str | None = None,
     fetch_status: StatusFetch | None = None,
+    given_lists: Mapping[str, bytes] = _NO_LISTS,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[CredentialOffice]:
     """Open the office of a home; its wallet is made where there is none.
 
+    `given_lists`: status lists that the caller has, by URL; they count before kept ones.
     `secret` is the identity, where the caller has it. `unlock`, `owner_unlock` give the passphrases
     of sealed keys; None: the environment. An owner key that does not open is left out, unless
     `with_owner` needs it. Raises as `load_identity`, `load_owner` and `open_wallet`.
@@ -63,6 +69,7 @@ def open_office(
             status_base=status_base,
             clock=clock,
             fetch_status=status_fetch(config.web_hosts, fetch_status),
+            given_lists=given_lists,
             web_hosts=config.web_hosts,
         )
 
@@ -86,18 +93,36 @@ def open_checker(
     home: Home,
     config: Config,
     *,
-    sources: Sequence[StatusFetch] = (),
+    fetch_status: StatusFetch | None = None,
+    given_lists: Mapping[str, bytes] = _NO_LISTS,
     unlock: Unlock | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[Checker]:
     """Open what verifies: with this home's status lists where there is a wallet that opens without
-    asking anybody, else only with `sources`. Makes no wallet.
+    asking anybody. Makes no wallet.
     """
     with contextlib.ExitStack() as stack:
         if wallet_exists(home):
             with contextlib.suppress(IdentityMissing, IdentitySealed, WalletLocked):
-                office = stack.enter_context(open_office(home, config, unlock=unlock, clock=clock))
-                yield office.checker.with_sources(sources)
+                opening = open_office(
+                    home,
+                    config,
+                    unlock=unlock,
+                    fetch_status=fetch_status,
+                    given_lists=given_lists,
+                    clock=clock,
+                )
+                office = stack.enter_context(opening)
+                yield office.checker
                 return
-        sources = (*sources, status_fetch(config.web_hosts, None))
+        sources = (_given(given_lists), status_fetch(config.web_hosts, fetch_status))
         yield Checker(sources, clock=clock, web=WebDocuments(config.web_hosts, clock))
+
+
+def _given(lists: Mapping[str, bytes]) -> StatusFetch:
+    def fetch(url: str) -> bytes:
+        if url not in lists:
+            raise StatusUnknown(f"the status list {url!r:.200} was not given")
+        return lists[url]
+
+    return fetch

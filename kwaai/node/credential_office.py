@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from credentials.binding import Binding, owner_of, read_binding
@@ -69,7 +70,8 @@ class CredentialOffice:
     `owner` signs what is issued `as_owner`; `former` are keys this node had before, whose lists it
     still publishes. `status_base`: public base URL of this node's API (`https://host:port`),
     without which status lists have DID URLs. `fetch_status`: URL -> bytes of a status list
-    credential, raising StatusUnknown; None asks nobody. `web_hosts`: whose did:web documents may be
+    credential, raising StatusUnknown; None asks nobody; `given_lists` count before it and before
+    kept ones, by URL. `web_hosts`: whose did:web documents may be
     fetched.
     """
 
@@ -84,6 +86,7 @@ class CredentialOffice:
         status_base: str | None = None,
         clock: Callable[[], float] = time.time,
         fetch_status: StatusFetch | None = None,
+        given_lists: Mapping[str, bytes] = MappingProxyType({}),
         web_hosts: Collection[str] = (),
     ) -> None:
         self.wallet = wallet
@@ -100,7 +103,9 @@ class CredentialOffice:
             base=status_base,
         )
         self._challenges = Challenges(clock)
-        self._shelf = Shelf(wallet, clock, fetch_status, lambda d: self.checker.verify_list(d))
+        self._shelf = Shelf(
+            wallet, clock, fetch_status, lambda d: self.checker.verify_list(d), given_lists
+        )
         self.checker = Checker(
             (self._own_list, self._shelf.status_list),
             clock=clock,

@@ -6,9 +6,9 @@ Knows who is asked for what. Does not verify what comes. docs/protocol/credentia
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
 
 from credentials.did import did_key, parse_did
 from credentials.errors import CredentialsError, StatusUnknown
@@ -16,6 +16,7 @@ from credentials.keys import PeerId, parse_peer_id, peer_id
 from kwaai import limits
 from kwaai.errors import CredentialMissing, KwaaiError, PeerMisbehaved
 from kwaai.net.network import Network
+from kwaai.node.status_urls import parse_list_url
 from kwaai.wire.codec import WireError
 from kwaai.wire.credential_messages import (
     PROTOCOL,
@@ -30,8 +31,6 @@ from kwaai.wire.credential_messages import (
     parse_answer,
     parse_document_answer,
 )
-
-_STATUS_PATH: Final = "/status/"
 
 
 class CredentialPeers:
@@ -80,14 +79,15 @@ class CredentialPeers:
     def fetch_status(self, url: str) -> bytes:
         """Return a status list of another node, from any thread but the loop's.
 
-        Its issuer is asked, then whoever presents a credential that names it: it is signed, so it
-        does not matter who hands it over. Raises StatusUnknown.
+        The node that publishes it is asked, then whoever presents a credential that names it, then
+        some who are connected: it is signed, so it does not matter who hands it over. Raises
+        StatusUnknown.
         """
         if self._loop is None:
             raise StatusUnknown(f"no peers are asked now for the status list {url!r:.200}")
         asked = asyncio.run_coroutine_threadsafe(self._fetch_status(url), self._loop)
         try:
-            return asked.result(2 * limits.CREDENTIAL_TIMEOUT_S)
+            return asked.result(3 * limits.CREDENTIAL_TIMEOUT_S)
         except TimeoutError:
             asked.cancel()
             raise StatusUnknown(f"no peer gave the status list {url!r:.200} in time") from None
@@ -97,9 +97,9 @@ class CredentialPeers:
             ) from error
 
     async def _fetch_status(self, url: str) -> bytes:
-        peers = dict.fromkeys((_issuer_of(url), self._presenters.get(url)))
-        failure: KwaaiError = CredentialMissing("it names no node, and nobody presents it")
-        for peer in peers:
+        likely = dict.fromkeys((_publisher_of(url), self._presenters.get(url)))
+        failure: KwaaiError = CredentialMissing("nobody who may have it is known")
+        for peer in likely:
             if peer is None or peer == self._network.peer_id:
                 continue
             try:
@@ -108,6 +108,24 @@ class CredentialPeers:
                 failure = CredentialMissing(f"{peer} does not have it")
             except KwaaiError as error:
                 failure = error
+        others = [c.peer for c in self._network.connections() if c.peer not in likely]
+        return await self._ask_some(others[: limits.STATUS_PEERS_ASKED_MAX], url, failure)
+
+    async def _ask_some(self, peers: Sequence[PeerId], url: str, failure: KwaaiError) -> bytes:
+        """Ask connected peers at once: one that is the same node under a new key, or has a copy.
+
+        Raises `failure` where none of them has the list.
+        """
+        asked = [asyncio.ensure_future(self.ask(peer, FetchStatus(url))) for peer in peers]
+        try:
+            for answer in asyncio.as_completed(asked):
+                with contextlib.suppress(KwaaiError):
+                    if data := await answer:
+                        return data
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         raise failure
 
     @asynccontextmanager
@@ -128,13 +146,13 @@ def names_of(peer: PeerId) -> frozenset[str]:
     return frozenset({did, f"did:peer:0{did.removeprefix('did:key:')}"})
 
 
-def _issuer_of(url: str) -> PeerId | None:
+def _publisher_of(url: str) -> PeerId | None:
     """Return the peer whose status list a URL names, where it names one."""
-    did, found, _ = url.partition(_STATUS_PATH)
-    if not found:
+    named = parse_list_url(url)
+    if named is None:
         return None
     try:
-        return peer_id(parse_did(did))
+        return peer_id(parse_did(named.publisher))
     except CredentialsError:
         return None
 

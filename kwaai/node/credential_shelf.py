@@ -7,7 +7,7 @@ Decides how old a kept status list may be before it is asked for again; whether 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from credentials.errors import CredentialsError, StatusUnknown
 from credentials.model import CredentialView, check_credential
 from credentials.wallet import StoredCredential, StoredStatusList, WalletEntry
 from kwaai.limits import QUARANTINE_REASON_CHARS_MAX, STATUS_LIST_TTL_S
+from kwaai.node.status_urls import parse_list_url
 
 if TYPE_CHECKING:
     from credentials.verified import VerifiedCredential
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 
 class Shelf:
-    """The wallet, as the office fills it. `fetch` gets status lists of others, `verify`
-    checks one as a credential.
+    """The wallet, as the office fills it. `given` are status lists that its owner handed over; they
+    count before kept ones; `fetch` gets those of others; `verify` checks one as a credential.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Shelf:
         clock: Callable[[], float],
         fetch: StatusFetch | None,
         verify: Callable[[bytes], VerifiedCredential],
+        given: Mapping[str, bytes],
     ) -> None:
         self._wallet = wallet
         self.long_forms = wallet.long_forms()
@@ -42,6 +44,7 @@ class Shelf:
         self._verify = verify
         self._clock = clock
         self._fetch = fetch
+        self._given = given
 
     def keep(self, verified: VerifiedCredential) -> StoredCredential:
         """Store what was verified, its bytes as they came, and the long forms of DIDs in it."""
@@ -62,11 +65,15 @@ class Shelf:
         return self._add(data, replace(entry, quarantined=True, reason=reason))
 
     def status_list(self, url: str) -> bytes:
-        """Return a status list of somebody else: a kept one that is new, a fetched one, or any kept
-        one. Raises StatusUnknown.
+        """Return a status list of somebody else: a given one, a new kept one, a fetched one, or any
+        kept one. Raises StatusUnknown.
         """
         kept = self._wallet.get_status_list(url)
         now_s = self._clock()
+        if url in self._given:
+            data = self._checked(url, self._given[url], kept)
+            self._wallet.put_status_list(url, data, now_s)
+            return data
         if kept is not None and 0 <= now_s - kept.fetched_s < STATUS_LIST_TTL_S:
             return kept.original
         if self._fetch is not None:
@@ -92,8 +99,8 @@ class Shelf:
             raise StatusUnknown(
                 f"what was given for the status list {url!r:.200} does not hold: {error}"
             ) from error
-        issuer = url.rpartition("/status/")[0] if url.startswith("did:") else new.issuer
-        if new.view.id != url or new.issuer != issuer:
+        named = parse_list_url(url)
+        if new.view.id != url or (named is not None and new.issuer != named.issuer):
             raise StatusUnknown(f"what was given for the status list {url!r:.200} is another one")
         if kept is not None:
             with contextlib.suppress(CredentialsError):  # over, and then any new one will do

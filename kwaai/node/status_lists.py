@@ -1,14 +1,13 @@
 """The status lists of what this home issued: where they are, and signed copies that are not old.
 
 A list has a URL: `<base>/status/<name>` where the node has a public address for HTTP, else the DID
-URL `<issuer's DID>/status/<name>`, which peers ask the issuer for. One list may be asked for under
+URL of `kwaai.node.status_urls`, which peers ask the node for. One list may be asked for under
 both. A signed list ends after a day, so that holding back a revocation has an end. Bits and indexes
 are `kwaai.store.issued`'s, the format is `credentials.status`'s (Bitstring Status List 1.0).
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -26,11 +25,11 @@ from credentials.proof import ProofOptions, Suite
 from credentials.status import build_list_credential, build_status_entry
 from kwaai.errors import CredentialMissing
 from kwaai.limits import STATUS_LIST_COPIES_MAX, STATUS_LIST_LIFE_S, STATUS_LIST_TTL_S
+from kwaai.node.status_urls import NAME, list_url, parse_list_url
 
 if TYPE_CHECKING:
     from kwaai.store.issued import IssuedRegister, StatusPlace
 
-_NAME = re.compile(r"[a-z]{1,20}-[0-9]{1,6}")
 _OWNER_PREFIX = "owner-"
 """Before the name of an owner's list where the node's own lists are, under the same base URL."""
 
@@ -104,7 +103,8 @@ class StatusLists:
 
     def _url(self, issuer: str, name: str) -> str:
         if self._base is None or issuer not in (self._did, self._owner_did):
-            return f"{issuer}/status/{name}"
+            publisher = self._did if issuer == self._owner_did else issuer
+            return list_url(publisher, issuer, name)
         prefix = _OWNER_PREFIX if issuer == self._owner_did else ""
         return f"{self._base}/status/{prefix}{name}"
 
@@ -128,7 +128,7 @@ class StatusLists:
         short = name
         if name.startswith(_OWNER_PREFIX):
             issuer, short = self._owner_did, name.removeprefix(_OWNER_PREFIX)
-        if issuer is None or not _NAME.fullmatch(short):
+        if issuer is None or not NAME.fullmatch(short):
             raise CredentialMissing(f"this node has no status list {name!r:.80}")
         return self._signed(issuer, short, self._url(issuer, short), now_s)
 
@@ -141,14 +141,15 @@ class StatusLists:
             raise StatusUnknown(error.message) from error
 
     def _find(self, url: str) -> tuple[str, str]:
+        parsed = parse_list_url(url)
+        if parsed is not None and {parsed.publisher, parsed.issuer} <= self._issuers.keys():
+            return parsed.issuer, parsed.name
         place, _, name = url.rpartition("/status/")
-        if _NAME.fullmatch(name) and place in self._issuers:
-            return place, name
         if self._base is not None and place == self._base:
-            if _NAME.fullmatch(name):
+            if NAME.fullmatch(name):
                 return self._did, name
             short = name.removeprefix(_OWNER_PREFIX)
-            if self._owner_did is not None and short != name and _NAME.fullmatch(short):
+            if self._owner_did is not None and short != name and NAME.fullmatch(short):
                 return self._owner_did, short
         with self._lock:
             known = self._elsewhere.get(url)

@@ -162,6 +162,15 @@ class IssuedRegister:
         with self._database.read() as connection:
             return _load_by_id(connection, credential_id)
 
+    def named(self, beginning: str) -> list[IssuedCredential]:
+        """Return up to two credentials whose own `id` begins so."""
+        with self._database.read() as connection:
+            numbers = connection.execute(
+                "SELECT number FROM issued WHERE credential_id >= ? AND credential_id < ? LIMIT 2",
+                (beginning, beginning + "\U0010ffff"),
+            ).fetchall()
+            return [_load(connection, number) for (number,) in numbers]
+
     def at(self, issuer: str, list_name: str, index: int) -> IssuedCredential | None:
         """Return the credential that has an entry of a list."""
         with self._database.read() as connection:

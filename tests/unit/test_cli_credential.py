@@ -315,6 +315,36 @@ class TestVerify:
         assert run("credential", "verify", file, *given)[0] == 0
         assert not (tmp_path / "elsewhere").exists(), "verifying makes no home"
 
+    def test_given_lists_count_before_kept_ones(
+        self,
+        run: Run,
+        file: Path,
+        tmp_path: Path,
+        other_home: Callable[[], None],
+        monkeypatch: pytest.MonkeyPatch,
+        kwaainet_home: Path,
+    ) -> None:
+        names = ("revocation-1", "suspension-1")
+
+        def lists(when: str) -> list[str | Path]:
+            given: list[str | Path] = []
+            for name in names:
+                given += ["--status-list", tmp_path / f"{when}-{name}"]
+                run("credential", "status-list", name, "--out", given[-1])
+            return given
+
+        old = lists("old")
+        id_ = json.loads(file.read_bytes())["id"]
+        other_home()
+        ensure_identity(ensure_home(tmp_path / "elsewhere").identity_key)
+        assert run("credential", "import", file, *old)[0] == 0
+        monkeypatch.setenv("KWAAINET_HOME", str(kwaainet_home))
+        assert run("credential", "revoke", id_)[0] == 0
+        new = lists("new")
+        other_home()
+        assert run("credential", "import", file, *new)[0] == 1
+        assert run("credential", "verify", file)[0] == 1, "the newer list is kept"
+
     def test_policy(self, run: Run, file: Path) -> None:
         assert run("credential", "verify", file, "--type", "EventAttendeeVC")[0] == 0
         code, out, _ = run("credential", "verify", file, "--type", "UptimeVC")

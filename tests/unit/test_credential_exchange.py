@@ -31,6 +31,7 @@ from kwaai.node.credential_office import CredentialOffice
 from kwaai.node.credential_peers import CredentialPeers, names_of
 from kwaai.store.home import ensure_home
 from kwaai.store.identity_file import ensure_identity
+from kwaai.store.owner_file import create_owner, owner_key
 from kwaai.store.requests import RequestBook
 from kwaai.testing.network import MemoryNetwork, MemorySwarm
 from kwaai.wire.credential_messages import (
@@ -38,10 +39,14 @@ from kwaai.wire.credential_messages import (
     Ask,
     Collect,
     Deliver,
+    Document,
+    FetchStatus,
     Show,
+    encode_document_answer,
     encode_request,
     parse_answer,
     parse_document_answer,
+    parse_request,
 )
 
 KIND = "MembershipVC"
@@ -69,8 +74,10 @@ class World:
         self._swarm = MemorySwarm(1)
         self._places: list[Place] = []
 
-    async def add(self, **options: Any) -> Place:
+    async def add(self, *, owned: bool = False, **options: Any) -> Place:
         home = ensure_home(self._directory / f"home-{len(self._places)}")
+        if owned:
+            create_owner(owner_key(home))
         secret, _ = ensure_identity(home.identity_key)
         network = MemoryNetwork(self._swarm, secret)
         peers = CredentialPeers(network)
@@ -241,6 +248,45 @@ async def test_the_status_list_comes_from_who_presents_where_the_issuer_is_away(
     shown = await verifier.exchange.fetch(holder.peer)
     assert shown is not None
     assert len(shown.credentials) == 1
+
+
+async def test_lists_of_an_owner_come_from_the_node_that_publishes_them(world: World) -> None:
+    lab = await world.add(owned=True)
+    holder, verifier = await world.add(), await world.add()
+    issued = lab.office.issue(KIND, holder.office.did, CLAIMS, as_owner=True)
+    assert issued.document["issuer"] == lab.office.owner_did != lab.office.did
+    await asyncio.to_thread(holder.office.import_credential, issued.data)
+    assert await verifier.exchange.fetch(holder.peer) is not None
+    lab.office.revoke(issued.id)
+    url, _ = issued.statuses["revocation"]
+    await asyncio.to_thread(lab.office.status_list_at, url)
+    later = await world.add()
+    with pytest.raises(CredentialRefused) as refused:
+        await later.exchange.fetch(holder.peer)
+    assert refused.value.reason == "credential_revoked"
+
+
+async def test_a_list_signed_by_another_key_than_its_url_says_is_not_kept(world: World) -> None:
+    issuer, holder, verifier = await world.add(), await world.add(), await world.add()
+    issued = issuer.office.issue(KIND, holder.office.did, CLAIMS)
+    await asyncio.to_thread(holder.office.import_credential, issued.data)
+    url, _ = issued.statuses["revocation"]
+    mine = holder.office.issue(KIND, issuer.office.did, CLAIMS)
+    forged = json.loads(holder.office.status_list_at(mine.statuses["revocation"][0]))
+    forged["id"] = url
+    await issuer.network.stop()
+    honest = holder.exchange._inbox._answer
+
+    async def lie(peer: PeerId, body: bytes) -> bytes:
+        if isinstance(parse_request(body), FetchStatus):
+            return encode_document_answer(Document(json.dumps(forged).encode()))
+        return await honest(peer, body)
+
+    holder.network.handle_requests(PROTOCOL, lie)
+    with pytest.raises(CredentialRefused) as refused:
+        await verifier.exchange.fetch(holder.peer)
+    assert refused.value.reason == "status_unknown"
+    assert verifier.office.wallet.get_status_list(url) is None
 
 
 class Attacker:
