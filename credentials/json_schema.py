@@ -9,7 +9,7 @@ and draft-07 through the jsonschema library.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -48,8 +48,10 @@ _UNBOUNDED: Final = frozenset(
 _FORMATS: Final = ("date", "date-time", "did", "email", "uri")
 _URI_REFERENCE: Final = re.compile(r"[^\s<>\"\\^`{|}]{1,2048}\Z")
 
-_MATCHING_STEPS: Final = 5000
+_MATCHING_STEPS: Final = 1000
 """Of the regular expression engine for one step of the budget."""
+_MESSAGE_CHARS: Final = 300
+"""Of one error; what is longer is counted, a step for as many."""
 
 
 class _Budget:
@@ -153,7 +155,7 @@ def _count(check: Check, budget: _Budget) -> Check:
     def counting(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
         steps = 1 + (len(value) if isinstance(value, (dict, list)) else 0)
         budget.spend(steps + (len(instance) if isinstance(instance, (dict, list)) else 0))
-        yield from check(validator, value, instance, schema) or ()
+        yield from _shortened(check(validator, value, instance, schema) or (), budget)
 
     return counting
 
@@ -163,9 +165,19 @@ def _count_deep(check: Check, budget: _Budget) -> Check:
 
     def counting(validator: Any, value: Any, instance: Any, schema: Any) -> Errors:
         budget.spend(1 + sum(1 for _ in _parts(value)))
-        yield from check(validator, value, instance, schema) or ()
+        yield from _shortened(check(validator, value, instance, schema) or (), budget)
 
     return counting
+
+
+def _shortened(errors: Iterable[jsonschema.ValidationError], budget: _Budget) -> Errors:
+    """Count and cut messages: the library writes the whole instance into each, and keeps all that
+    are below an `anyOf`.
+    """
+    for error in errors:
+        budget.spend(len(error.message) // _MESSAGE_CHARS)
+        error.message = error.message[:_MESSAGE_CHARS]
+        yield error
 
 
 def _check_pattern(
@@ -176,7 +188,7 @@ def _check_pattern(
         read = read_pattern(pattern)
         budget.spend(1 + read.steps(instance) // _MATCHING_STEPS)
         if not read.regex.search(instance):
-            yield jsonschema.ValidationError(f"{instance!r:.80} does not match {pattern!r:.80}")
+            yield jsonschema.ValidationError(f"{instance[:80]!r} does not match {pattern!r:.80}")
 
 
 def _check_unique(

@@ -100,6 +100,8 @@ CHALLENGE_CHARS_MAX: Final = 256
 VERIFIED_MAX: Final = 4096
 """Credentials whose proofs are remembered to have held."""
 VERIFIED_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of all of these together, as JSON; parsed they take six times as much."""
+"""Of all of these together, as JSON: a proof may be nearly as long as its document."""
 PRESENTATION_BYTES_MAX: Final = 1024 * 1024
 """Of one presentation: four of the largest credentials, or the most that there may be, at 30 kB."""
+PRESENTATION_VALUES_MAX: Final = 12_000
+"""JSON values of one presentation: 32 credentials of the largest kind that is usual."""

@@ -78,7 +78,7 @@ def decode_multibase(text: str, *, chars_max: int) -> bytes:
         return decode_base58(body, "base58 after the z", chars_max) if body else b""
     if base.group:
         body = _without_padding(body, base)
-    if not base.cased:
+    if not base.cased and body.isascii():  # beyond it is a sign whose lower case is k
         body = body.lower()
     if not set(body) <= set(base.alphabet):
         raise IdentifierInvalid(f"{text!r:.80} has characters that its base has not")

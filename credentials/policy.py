@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from credentials.errors import PolicyRefused
+from credentials.kinds import kind_of
 from credentials.verified import VerifiedCredential, VerifiedPresentation
 
 
@@ -46,7 +47,7 @@ class Policy:
             raise PolicyRefused(f"its status is not known: {verified.status_reason}")
         if self.schema_known and any(schema.outcome != "passed" for schema in verified.schemas):
             raise PolicyRefused("one of the schemas it names is not known")
-        if self.types and self.types.isdisjoint(verified.types):
+        if self.types and self.types.isdisjoint(_names(verified)):
             raise PolicyRefused(f"its type is none of {', '.join(sorted(self.types))}")
         self._require_parties(verified)
         self._require_times(verified)
@@ -61,14 +62,15 @@ class Policy:
             self.require(credential)
 
     def _require_parties(self, verified: VerifiedCredential) -> None:
-        for name in verified.types:
+        for name in _names(verified):
             allowed = self.issuers.get(name)
             if allowed is not None and verified.issuer not in allowed:
                 raise PolicyRefused(f"{verified.issuer:.200} may not issue {name:.80} here")
-        if self.subjects and not (
-            verified.view.subjects and self.subjects.issuperset(verified.view.subjects)
-        ):
-            raise PolicyRefused("it is about somebody else")
+        if self.subjects:
+            named, subjects = verified.view.subjects, verified.document["credentialSubject"]
+            count = len(subjects) if isinstance(subjects, list) else 1
+            if len(named) != count or not self.subjects.issuperset(named):
+                raise PolicyRefused("it is about somebody else")
 
     def _require_times(self, verified: VerifiedCredential) -> None:
         starts_s, ends_s = verified.view.valid_from_s, verified.view.valid_until_s
@@ -80,6 +82,12 @@ class Policy:
             starts_s is None or ends_s is None or ends_s - starts_s > self.lifetime_s_max
         ):
             raise PolicyRefused(f"it is valid for longer than {self.lifetime_s_max:.0f} s")
+
+
+def _names(verified: VerifiedCredential) -> tuple[str, ...]:
+    """Return its types, and the type of ours that one of them is read as."""
+    kind = kind_of(verified.document)
+    return verified.types if kind is None else (*verified.types, kind.name)
 
 
 NODE_POLICY: Final = Policy()

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from credentials.binding import is_same_key
 from credentials.contexts import PRESENTED, distrust_reason
-from credentials.document import Document, encode_document, parse_document
+from credentials.document import Document, check_document, encode_document, parse_document
 from credentials.errors import (
     ChallengeWrong,
     CredentialsError,
@@ -29,7 +29,11 @@ from credentials.errors import (
     HolderWrong,
     ModelInvalid,
 )
-from credentials.limits import CHALLENGE_CHARS_MAX, PRESENTATION_BYTES_MAX
+from credentials.limits import (
+    CHALLENGE_CHARS_MAX,
+    PRESENTATION_BYTES_MAX,
+    PRESENTATION_VALUES_MAX,
+)
 from credentials.model import CONTEXT_V2, PresentationView, check_presentation
 from credentials.proof import CheckedProof, verify_proofs
 from credentials.verified import (
@@ -99,6 +103,7 @@ class _Progress:
     proofs: tuple[CheckedProof, ...] = ()
     holder: str = ""
     challenge: Outcome = "skipped"
+    compared: str = "not compared"
     credentials: list[VerifiedCredential] = field(default_factory=list)
     subject: Outcome = "skipped"
 
@@ -114,6 +119,7 @@ def _verify(
 ) -> VerifiedPresentation:
     original = data if isinstance(data, bytes) else encode_document(data)
     document = parse_document(original, bytes_max=PRESENTATION_BYTES_MAX)
+    check_document(document, values_max=PRESENTATION_VALUES_MAX)
     progress.step = 2
     view = progress.view = check_presentation(document)
     progress.step = 3
@@ -130,7 +136,9 @@ def _verify(
     own = tuple(proof for proof in proofs if proof.controller == holder)
     progress.step = 6
     _check_challenge(own, challenge, domain, consume)
-    progress.challenge = "passed" if challenge is not None or consume is not None else "skipped"
+    if challenge is not None or consume is not None:
+        progress.challenge = "passed"
+        progress.compared = _MADE_FOR if domain is not None else _MADE_FOR_ANYBODY
     progress.step = 7
     for credential in view.credentials:
         progress.credentials.append(verify_credential(credential, env))
@@ -217,12 +225,13 @@ def _tell_steps(progress: _Progress, failed: tuple[int, str] | None) -> tuple[St
             "; ".join(f"{each.suite} by {each.method}" for each in progress.proofs),
         ),
         ("holder", "passed", progress.holder),
-        ("challenge", progress.challenge, _CHALLENGE_WORDS[progress.challenge]),
+        ("challenge", progress.challenge, progress.compared),
         ("credentials", "passed", f"{len(progress.credentials)} of {count} verified"),
         ("subject", progress.subject, _SUBJECT_WORDS[progress.subject]),
     ]
     return number_steps(steps, failed)
 
 
-_CHALLENGE_WORDS = {"passed": "made for this verifier", "skipped": "not compared"}
+_MADE_FOR = "made for this verifier"
+_MADE_FOR_ANYBODY = "the one that was asked for; whom it was made for (domain) was not compared"
 _SUBJECT_WORDS = {"passed": "all are about the holder", "skipped": "not demanded"}

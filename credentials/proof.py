@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from credentials.did_document import VerificationMethod
-from credentials.document import Document, encode_time
+from credentials.document import Document, check_document, encode_time
 from credentials.errors import (
     DocumentInvalid,
     MethodNotAuthorized,
@@ -24,7 +24,7 @@ from credentials.errors import (
     SignatureInvalid,
 )
 from credentials.keys import PublicKey, SecretKey
-from credentials.limits import CLOCK_SKEW_S, PROOFS_MAX
+from credentials.limits import CLOCK_SKEW_S, PROOFS_MAX, RDFC_VALUES_MAX
 from credentials.proof_fields import (
     DATA_INTEGRITY,
     EDDSA_JCS,
@@ -34,7 +34,7 @@ from credentials.proof_fields import (
     parse_proof,
 )
 from credentials.resolve import Resolver
-from credentials.suites import covers_contexts, signed_bytes
+from credentials.suites import Forms, covers_contexts, signed_bytes
 
 Suite: TypeAlias = Literal["eddsa-jcs-2022", "eddsa-rdfc-2022"]
 
@@ -134,12 +134,13 @@ def verify_proof(
     if proofs[wanted[0]].purpose != purpose:
         raise ProofInvalid(f"the proof was made for {proofs[wanted[0]].purpose}, not for {purpose}")
     places = {entry.signature: place for place, entry in enumerate(proofs)}
+    forms: Forms = {}
     needed = set(wanted)
     for place in range(wanted[0], -1, -1):  # what a proof is made over stands before it
         if place in needed:
             needed.update(places[entry.signature] for entry in chain[place])
     checked = {
-        place: _check(document, proofs[place], chain[place], resolver, now_s, skew_s)
+        place: _check(document, proofs[place], chain[place], forms, resolver, now_s, skew_s)
         for place in sorted(needed)
     }
     return checked[wanted[0]]
@@ -162,8 +163,9 @@ def verify_proofs(
     proofs, chain = _read_proofs(document)
     if not any(proof.purpose == purpose for proof in proofs):
         raise ProofMissing(f"no proof was made for {purpose}, only for {proofs[0].purpose}")
+    forms: Forms = {}
     checked = [
-        _check(document, proof, previous, resolver, now_s, skew_s)
+        _check(document, proof, previous, forms, resolver, now_s, skew_s)
         for proof, previous in zip(proofs, chain, strict=True)
     ]
     return tuple(proof for proof in checked if proof.purpose == purpose)
@@ -184,7 +186,11 @@ def _proof_objects(document: Document, at_least: int = 1) -> list[Any]:
 def _read_proofs(document: Document) -> tuple[list[ParsedProof], list[list[ParsedProof]]]:
     """Return the proofs of a document, and for each those that it was made over."""
     proofs = [parse_proof(proof) for proof in _proof_objects(document)]
-    return proofs, _chained(proofs)
+    chain = _chained(proofs)
+    forms = len({tuple(map(id, previous)) for previous in chain})
+    if forms > 1:  # each is canonicalised for itself
+        check_document(document, values_max=RDFC_VALUES_MAX // forms)
+    return proofs, chain
 
 
 def _chained(proofs: Sequence[ParsedProof]) -> list[list[ParsedProof]]:
@@ -210,6 +216,7 @@ def _check(
     document: Document,
     proof: ParsedProof,
     previous: Sequence[ParsedProof],
+    forms: Forms,
     resolver: Resolver,
     now_s: float,
     skew_s: float,
@@ -231,7 +238,7 @@ def _check(
         method_until_s=_earlier(method.revoked_s, method.expires_s),
     )
     checked.check_time(now_s=now_s, skew_s=skew_s)
-    signed = signed_bytes(document, proof, [earlier.raw for earlier in previous])
+    signed = signed_bytes(document, proof, [earlier.raw for earlier in previous], forms)
     try:
         method.key.verify(signed, proof.signature)
     except SignatureInvalid as error:

@@ -8,8 +8,8 @@ context defines would not be signed. Verifiable Credential Data Integrity 1.0, s
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
-from operator import mul
 from typing import Any, Final, NamedTuple
 
 import base58
@@ -42,9 +42,14 @@ _URL = re.compile(
 _TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
 
 _ALPHABET = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_DIGITS = bytes(_ALPHABET.index(char) if char in _ALPHABET else 255 for char in range(256))
 _SIGNATURE_CHARS_MAX = 88
-_POWERS: tuple[int, ...] = tuple(58**place for place in range(_SIGNATURE_CHARS_MAX))
+_PAIRS_OF = struct.Struct(f">{_SIGNATURE_CHARS_MAX // 2}H")
+# Two characters, read as one number, and their value.
+_PAIRS: dict[int, int] = {
+    high << 8 | low: _ALPHABET.index(high) * 58 + _ALPHABET.index(low)
+    for high in _ALPHABET
+    for low in _ALPHABET
+}
 
 
 class ParsedProof(NamedTuple):
@@ -107,13 +112,19 @@ def decode_signature(text: str) -> bytes:
     """Return the 64 bytes of a proofValue: `z` and canonical base58btc. Raises ProofInvalid."""
     if not text.startswith("z") or not text.isascii() or len(text) > 1 + _SIGNATURE_CHARS_MAX:
         raise ProofInvalid(f"the proofValue {text!r:.24}... is not z and a signature in base58btc")
-    # The library's loop over the characters is a tenth of a whole verification.
-    digits = text.encode("ascii").translate(_DIGITS)[1:]
-    number: int = sum(map(mul, reversed(digits), _POWERS))
-    zeros = len(digits) - len(digits.lstrip(b"\0"))
-    if 255 in digits:
-        raise ProofInvalid(f"the proofValue {text!r:.24}... is not base58btc")
+    # The library's loop over the characters is a tenth of a whole verification; this takes eight
+    # at a time, and the big number is multiplied eleven times only.
+    digits = text.encode("ascii")[1:].rjust(_SIGNATURE_CHARS_MAX, b"1")
+    try:
+        pairs = [*map(_PAIRS.__getitem__, _PAIRS_OF.unpack(digits))]
+    except KeyError:
+        raise ProofInvalid(f"the proofValue {text!r:.24}... is not base58btc") from None
+    number = 0
+    for at in range(0, len(pairs), 4):
+        one, two, three, four = pairs[at : at + 4]
+        number = number * 58**8 + ((one * 3364 + two) * 3364 + three) * 3364 + four
     # Canonical base58 has exactly one leading `1` per leading zero byte.
+    zeros = len(text) - 1 - len(text[1:].lstrip("1"))
     if zeros + (number.bit_length() + 7) // 8 != SIGNATURE_BYTES:
         raise ProofInvalid("the proofValue does not hold the 64 bytes of an Ed25519 signature")
     return number.to_bytes(SIGNATURE_BYTES, "big")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
 
 from credentials.document import Document
 from credentials.errors import ProofInvalid
@@ -19,29 +19,40 @@ from credentials.rdfc import canonicalize_rdfc
 
 _ABSENT = object()
 
+Forms: TypeAlias = dict[tuple[object, ...], bytes]
+"""Canonical forms of one document, by what of a proof they depend on: a set of proofs needs one."""
+
 
 def signed_bytes(
-    document: Document, proof: ParsedProof, previous: Sequence[Mapping[str, Any]] = ()
+    document: Document,
+    proof: ParsedProof,
+    previous: Sequence[Mapping[str, Any]] = (),
+    forms: Forms | None = None,
 ) -> bytes:
     """Return the 64 bytes that `proof` signs. `previous`: the proofs that it is made over, in the
-    document's order.
+    document's order. `forms`: what was computed for other proofs of this document; is added to.
 
     Raises ProofInvalid, and what canonicalisation raises: DocumentInvalid, ContextUnknown,
     TermUndefined, GraphTooComplex.
     """
-    options, text = canonical_forms(document, proof, previous)
+    options, text = canonical_forms(document, proof, previous, forms)
     return sha256(options).digest() + sha256(text).digest()
 
 
 def canonical_forms(
-    document: Document, proof: ParsedProof, previous: Sequence[Mapping[str, Any]] = ()
+    document: Document,
+    proof: ParsedProof,
+    previous: Sequence[Mapping[str, Any]] = (),
+    forms: Forms | None = None,
 ) -> tuple[bytes, bytes]:
     """Return the canonical options and the canonical document. Raises as `signed_bytes`."""
+    forms = {} if forms is None else forms
+    over = tuple(map(id, previous))
     secured = {name: value for name, value in document.items() if name != "proof"}
     if previous:
         secured["proof"] = list(previous)
     if proof.suite == EDDSA_JCS:
-        return _forms_jcs(secured, proof)
+        return _forms_jcs(secured, proof, forms, over)
     context = document.get("@context", _ABSENT)
     if context is _ABSENT:
         raise ProofInvalid("a document without @context has no meaning that a proof could cover")
@@ -49,10 +60,14 @@ def canonical_forms(
     if own is not _ABSENT and not _same(own, context):
         raise ProofInvalid(f"the proof's @context is not the document's; {proof.suite} ignores it")
     options = canonical_options(proof, context)
-    return options.encode(), canonicalize_rdfc(secured).encode()
+    if over not in forms:
+        forms[over] = canonicalize_rdfc(secured).encode()
+    return options.encode(), forms[over]
 
 
-def _forms_jcs(secured: Document, proof: ParsedProof) -> tuple[bytes, bytes]:
+def _forms_jcs(
+    secured: Document, proof: ParsedProof, forms: Forms, over: tuple[int, ...]
+) -> tuple[bytes, bytes]:
     options = {name: value for name, value in proof.raw.items() if name != "proofValue"}
     context = options.get("@context", _ABSENT)
     if context is not _ABSENT:
@@ -60,7 +75,10 @@ def _forms_jcs(secured: Document, proof: ParsedProof) -> tuple[bytes, bytes]:
         if not _begins_with(secured.get("@context", _ABSENT), context):
             raise ProofInvalid("the document's @context does not begin with the proof's")
         secured["@context"] = context
-    return canonicalize_jcs(options), canonicalize_jcs(secured)
+    key = (EDDSA_JCS, over, type(context), len(_entries(context)))
+    if key not in forms:
+        forms[key] = canonicalize_jcs(secured)
+    return canonicalize_jcs(options), forms[key]
 
 
 def covers_contexts(document: Document, proof: ParsedProof) -> bool:

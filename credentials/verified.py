@@ -6,7 +6,7 @@ Verifies nothing: `verify` and `present` do, and only they make the values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from credentials.document import Document
@@ -55,10 +55,10 @@ class VerifiedCredential:
     """Steps that were not passed and that the Environment did not demand: number and why."""
     verified_s: float
     """The moment that was asked about."""
-    made_here: object = field(repr=False, compare=False)
+    made_here: InitVar[object]
 
-    def __post_init__(self) -> None:
-        if self.made_here is not MADE_HERE:
+    def __post_init__(self, made_here: object) -> None:
+        if made_here is not MADE_HERE:
             raise TypeError("a VerifiedCredential is made by verify_credential only")
 
     @property
@@ -110,10 +110,10 @@ class VerifiedPresentation:
     contexts_reason: str
     verified_s: float
     steps: tuple[Step, ...]
-    made_here: object = field(repr=False, compare=False)
+    made_here: InitVar[object]
 
-    def __post_init__(self) -> None:
-        if self.made_here is not MADE_HERE:
+    def __post_init__(self, made_here: object) -> None:
+        if made_here is not MADE_HERE:
             raise TypeError("a VerifiedPresentation is made by verify_presentation only")
 
     @property
@@ -205,15 +205,14 @@ def _tell_schemas(findings: Sequence[SchemaFinding]) -> tuple[Outcome, str]:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What is the same at every moment about a document: structure, contexts, proofs."""
+    """What is the same at every moment about a document: its proofs, and what its contexts are."""
 
-    view: CredentialView
     proofs: tuple[CheckedProof, ...]
     contexts_reason: str
 
 
 class VerifiedCache:
-    """A bounded memory of credentials whose structure and proofs held, by SHA-256 of their bytes.
+    """A bounded memory of credentials whose proofs held, by SHA-256 of their bytes.
 
     Status, validity period and policy are never in it. The proofs' own times are checked again.
     Two generations: when the younger is full, the older is forgotten. Threads may share it; what

@@ -96,23 +96,25 @@ def verify_credential(data: bytes | Document, env: Environment) -> VerifiedCrede
 
 def _verify(data: bytes | Document, env: Environment, progress: Progress) -> VerifiedCredential:
     original = data if isinstance(data, bytes) else encode_document(data)
-    held = _check_or_recall(original, env, progress)
-    view = held.view
+    if env.cache is None:
+        view = _check(original, env, progress)
+    else:
+        view = _check_or_recall(original, env, progress, env.cache)
     progress.step = 5
-    _check_issuer(view, held.proofs, env, progress)
+    _check_issuer(view, env, progress)
     progress.step = 6
     if view.valid_from_s is not None or view.valid_until_s is not None:
         _check_period(view, env, progress)
     progress.step = 7
-    schemas = _check_schemas(view, env, progress)
+    _check_schemas(view, env, progress)
     progress.step = 8
     statuses = _check_status(view, env, progress) if view.statuses else ()
     return VerifiedCredential(
         view=view,
         original=original,
-        proofs=held.proofs,
-        contexts_reason=held.contexts_reason,
-        schemas=schemas,
+        proofs=progress.proofs,
+        contexts_reason=progress.contexts_reason,
+        schemas=progress.schemas,
         statuses=statuses,
         status=progress.status,
         status_reason=progress.status_reason,
@@ -122,32 +124,32 @@ def _verify(data: bytes | Document, env: Environment, progress: Progress) -> Ver
     )
 
 
-def _check_or_recall(original: bytes, env: Environment, progress: Progress) -> Remembered:
+def _check_or_recall(
+    original: bytes, env: Environment, progress: Progress, cache: VerifiedCache
+) -> CredentialView:
     """Steps 1 to 4, or what is remembered of them, with the proofs' times checked anew."""
-    if env.cache is None:
-        return _check(original, env, progress)
     # What is trusted is part of the result, so it is part of the key.
     digest = sha256(original).digest() + _digest_of(env.trusted_contexts)
-    held = env.cache.get(digest)
+    held = cache.get(digest)
     if held is None:
-        held = _check(original, env, progress)
-        if _is_lasting(held):
-            env.cache.put(digest, held, len(original))
-        return held
+        view = _check(original, env, progress)
+        if _is_lasting(view, progress.proofs):
+            held = Remembered(progress.proofs, progress.contexts_reason)
+            cache.put(digest, held, len(original))
+        return view
     # The document is read anew: what a caller did to his own copy of it is his own affair.
-    held = replace(held, view=check_credential(parse_document(original)))
-    progress.view, progress.proofs = held.view, held.proofs
-    progress.contexts_reason = held.contexts_reason
+    view = progress.view = check_credential(parse_document(original))
     progress.step = 4
+    progress.proofs, progress.contexts_reason = held.proofs, held.contexts_reason
     for proof in held.proofs:
         proof.check_time(now_s=env.now_s, skew_s=env.skew_s)
-    return held
+    return view
 
 
-def _is_lasting(held: Remembered) -> bool:
+def _is_lasting(view: CredentialView, proofs: tuple[CheckedProof, ...]) -> bool:
     """Whether another resolver, or the same one later, finds the same keys for all the proofs."""
-    return len(_objects(held.view.document["proof"])) == len(held.proofs) and all(
-        proof.controller.startswith(_OFFLINE_METHODS) for proof in held.proofs
+    return len(_objects(view.document["proof"])) == len(proofs) and all(
+        proof.controller.startswith(_OFFLINE_METHODS) for proof in proofs
     )
 
 
@@ -155,7 +157,8 @@ def _digest_of(lists: ContextLists) -> bytes:
     return sha256(repr(sorted(lists)).encode()).digest() if lists else b""
 
 
-def _check(original: bytes, env: Environment, progress: Progress) -> Remembered:
+def _check(original: bytes, env: Environment, progress: Progress) -> CredentialView:
+    """Steps 1 to 4."""
     document = parse_document(original)
     progress.step = 2
     view = progress.view = check_credential(document)
@@ -172,7 +175,7 @@ def _check(original: bytes, env: Environment, progress: Progress) -> Remembered:
     reason = progress.contexts_reason = reason or signed_reason(document, proofs)
     if reason and any(proof.suite != EDDSA_JCS for proof in proofs):
         check_meaning(view)
-    return Remembered(view, proofs, reason)
+    return view
 
 
 def signed_reason(
@@ -186,13 +189,11 @@ def signed_reason(
     return ""
 
 
-def _check_issuer(
-    view: CredentialView, proofs: tuple[CheckedProof, ...], env: Environment, progress: Progress
-) -> None:
-    if any(proof.controller == view.issuer for proof in proofs):
+def _check_issuer(view: CredentialView, env: Environment, progress: Progress) -> None:
+    if any(proof.controller == view.issuer for proof in progress.proofs):
         return
     error = ProofInvalid(
-        f"the issuer is {view.issuer:.200}, the proof is by {proofs[0].controller:.200}"
+        f"the issuer is {view.issuer:.200}, the proof is by {progress.proofs[0].controller:.200}"
     )
     if "issuer" in env.checks or view.issuer.startswith("did:"):
         raise error
@@ -213,30 +214,27 @@ def _check_period(view: CredentialView, env: Environment, progress: Progress) ->
     progress.unmet.append((6, str(error)))
 
 
-def _check_schemas(
-    view: CredentialView, env: Environment, progress: Progress
-) -> tuple[SchemaFinding, ...]:
-    findings: list[SchemaFinding] = []
+def _check_schemas(view: CredentialView, env: Environment, progress: Progress) -> None:
     try:
         kind = check_kind(view.document)
+        if kind is None and not view.schemas:
+            return
+        findings = []
         if kind is not None:
-            findings.append(
-                SchemaFinding(kind.schema, kind.name, "passed", "claims as they must be")
-            )
+            detail = "the claims are as they must be"
+            findings.append(SchemaFinding(kind.schema, kind.name, "passed", detail))
         if view.schemas:
-            found = check_schemas(
+            findings += check_schemas(
                 view.document,
                 source=env.schemas,
                 verify=_verifier(env),
                 required=env.schema_required,
             )
-            findings.extend(found)
+        progress.schemas = tuple(findings)
     except CredentialsError as error:
         if "schema" in env.checks:
             raise
         progress.unmet.append((7, str(error)))
-    progress.schemas = tuple(findings)
-    return progress.schemas
 
 
 def _check_status(

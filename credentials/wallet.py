@@ -1,7 +1,7 @@
 """What a wallet holds and what may be asked of it; a wallet in memory that keeps to it.
 
 Does not verify: whoever adds a credential says what was found. Does not encrypt or survive a
-restart: `kwaai.store.wallet` does, under the same contract (tests/contract/test_wallet_contract.py).
+restart: `kwaai.store.wallet` does, under the same contract, tests/contract/test_wallet_contract.py.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ python3Packages.buildPythonApplication {
 
   dependencies = with python3Packages; [
     aiohttp
+    (callPackage ./apsw-sqlite3mc.nix { })
     base58
     cryptography
     jinja2
@@ -38,8 +39,10 @@ python3Packages.buildPythonApplication {
     protobuf
     psutil
     pydantic
+    pyld
     pynacl
     pyyaml
+    rfc8785
     rich
     trio
     zeroconf

@@ -46,8 +46,8 @@ def create_app(
     """Return the API over `generator`, and over the credential office that `office` gives.
 
     With `api_key` every route but /health needs it, and with an office /status/. Without one only
-    this machine's programs may ask, and `kwaai.api.server` refuses to listen anywhere else. Raises
-    UserError for an unusable key.
+    this machine's programs may ask, none of them may sign as this node, and `kwaai.api.server`
+    refuses to listen anywhere else. Raises UserError for an unusable key.
     """
     if api_key is not None:
         check_key(api_key)
@@ -67,7 +67,7 @@ def create_app(
         from kwaai.api import vc_api  # JSON-LD is not for who has no credentials
 
         app[_ERROR] = vc_api.any_error_response
-        vc_api.add_routes(app, office)
+        vc_api.add_routes(app, office, checks_only=api_key is None)
     return app
 
 

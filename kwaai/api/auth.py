@@ -110,6 +110,7 @@ def _name_of(host: str) -> str:
     """Return the host of `host[:port]` without the brackets of IPv6; empty if it is malformed."""
     try:
         parts = urlsplit(f"//{host}")
+        _ = parts.port  # a ValueError where it is no number
         return parts.hostname or "" if parts.netloc == host and "@" not in host else ""
     except ValueError:
         return ""

@@ -48,7 +48,7 @@ from kwaai.api.vc_problems import (
     response_of,
 )
 from kwaai.api.vc_work import GetOffice, OfficeWork
-from kwaai.errors import CredentialMissing, KwaaiError, UserError
+from kwaai.errors import CredentialMissing, KwaaiError, Unauthorized, UserError
 from kwaai.node.credential_office import CredentialOffice
 
 WORK = web.AppKey("office", OfficeWork)
@@ -57,16 +57,17 @@ SUITE_DEFAULT: Suite = "eddsa-rdfc-2022"
 _VC_TYPE = "application/vc"
 
 
-def add_routes(app: web.Application, office: GetOffice) -> None:
+def add_routes(app: web.Application, office: GetOffice, *, checks_only: bool = False) -> None:
     """Add the credential routes to an application. `office` is asked for the office each time; it
-    stays the caller's to close.
+    stays the caller's to close. `checks_only`: those that speak for this node, or show its wallet,
+    are refused: they are for who has shown a key.
     """
     work = app[WORK] = OfficeWork(office)
     app.on_cleanup.append(work.close)
-    for path, handler in _POST.items():
-        app.router.add_post(path, _guarded(handler))
-    for path, handler in _GET.items():
-        app.router.add_get(path, _guarded(handler))
+    for method, routes in (("POST", _POST), ("GET", _GET)):
+        for path, handler in routes.items():
+            is_refused = checks_only and path in _OWNERS
+            app.router.add_route(method, path, _guarded(_refuse if is_refused else handler))
 
 
 def any_error_response(
@@ -86,6 +87,13 @@ def _guarded(handler: Handler) -> Handler:
             return problem_response(error)
 
     return guarded
+
+
+async def _refuse(_: web.Request) -> web.Response:
+    raise Unauthorized(
+        "this route is for who has the API key, and this node has none: any user of this machine"
+        " could sign as the node; name one with --api-key-file, or run: kwaainet credential serve"
+    )
 
 
 async def _issue(request: web.Request) -> web.Response:
@@ -331,6 +339,17 @@ _GET: dict[str, Handler] = {
     "/status/{list}": _status_list,
     "/1.0/identifiers/{did:.+}": _identify,
 }
+_OWNERS = frozenset(
+    {
+        "/credentials",
+        "/credentials/{id}",
+        "/credentials/issue",
+        "/issuers/{suite}/credentials/issue",
+        "/credentials/status",
+        "/presentations/prove",
+    }
+)
+"""What speaks for this node, or shows what it holds."""
 _PATHS = frozenset(
     {path.replace(":.+", "") for path in (*_POST, *_GET)}  # as aiohttp writes them
 )

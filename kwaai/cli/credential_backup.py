@@ -12,7 +12,8 @@ from kwaai.cli.parser import Commands, add_command
 
 _BACKUP_MORE = """\
 The file has the credentials, what was issued here and its status, and the identity key unless
---without-identity. It is sealed under a passphrase of its own; keep that elsewhere.
+--without-identity. It is sealed under a passphrase of its own; keep that elsewhere. An owner's key
+is not in it: copy owner.key.
 
 for example:
   kwaainet credential backup wallet.backup
@@ -84,12 +85,14 @@ def backup(arguments: argparse.Namespace) -> int:
 def restore(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_values import read_bytes
     from kwaai.cli.identity_passphrase import new_passphrase, typed_passphrase, unlocker
-    from kwaai.cli.output import Spinner, print_json
+    from kwaai.cli.output import Spinner, note, print_json
     from kwaai.cli.session import open_home
     from kwaai.limits import BACKUP_BYTES_MAX
     from kwaai.store.backup import read_backup, restore_home
 
     home, config = open_home(arguments)
+    key = config.identity_key or home.identity_key
+    is_new = not key.exists()
     data = read_bytes(arguments.file, BACKUP_BYTES_MAX)
     passphrase = typed_passphrase(arguments.backup_passphrase_file, "the backup")
     sealed_with = None
@@ -98,13 +101,18 @@ def restore(arguments: argparse.Namespace) -> int:
     with Spinner("opening the backup"):
         restored = restore_home(
             home,
-            config.identity_key or home.identity_key,
+            key,
             read_backup(data, passphrase),
             unlock=unlocker(arguments),
             passphrase=sealed_with,
         )
     if arguments.json:
-        print_json({"credentials": restored.credentials, "issued": restored.issued})
+        told = {"credentials": restored.credentials, "issued": restored.issued}
+        print_json({**told, "identity": is_new})
         return 0
     print(f"added {restored.credentials} kept and {restored.issued} issued credentials")
+    if is_new:
+        note(f"the backup's identity is this home's now, in {key}")
+        if sealed_with is None:
+            note("it is stored without a passphrase; to change that: kwaainet identity seal")
     return 0

@@ -79,10 +79,10 @@ def issue(arguments: argparse.Namespace) -> int:
     check_output(arguments.out)
     kind = read_kind(arguments.kind)
     claims = read_claims(kind, arguments.claim, arguments.from_file)
-    refuse_missing_claims(kind, claims)
     expires_s = read_expires(arguments.expires, now_s())
     with office(arguments) as opened:
         subject = read_did(arguments.subject, "--subject", opened.did, opened.owner_did)
+        refuse_missing_claims(kind, claims)
         issued = opened.issue(
             kind.name,
             subject,
@@ -98,11 +98,11 @@ def issue(arguments: argparse.Namespace) -> int:
 
 def deliver_issued(arguments: argparse.Namespace, issued: Issued) -> None:
     """Print what was issued, or write it to `--out`, and say how it is revoked."""
-    from kwaai.cli.credential_values import name_types, show_end, write_output
+    from kwaai.cli.credential_values import name_types, print_original, show_end, write_output
     from kwaai.cli.output import note, one_line, print_json
 
     if arguments.out is not None:
-        write_output(arguments.out, issued.data + b"\n")
+        write_output(arguments.out, issued.data)
     if arguments.json:
         print_json(describe_issued(issued))
         return
@@ -113,7 +113,7 @@ def deliver_issued(arguments: argparse.Namespace, issued: Issued) -> None:
     if arguments.out is not None:
         about += f", in {arguments.out}"
     else:
-        print(issued.data.decode("utf-8"))
+        print_original(issued.data)
     note(one_line(f"issued {about}"))
     if issued.statuses:
         note(f"to take it back: kwaainet credential revoke {issued.id}")

@@ -66,8 +66,8 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
         dest="claims",
         action="append",
         default=[],
-        metavar="K=V",
-        help="what it says; may be given several times",
+        metavar="NAME=VALUE",
+        help="one thing it says; may be given several times",
     )
     parser.add_argument(
         "--from-file", metavar="FILE", help="a JSON object of claims, `-` for standard input"
@@ -157,7 +157,7 @@ def _list(arguments: argparse.Namespace) -> int:
         )
         for row in rows
     ]
-    columns = ("Id", "What", "Peer", "Type", "State", "Claims", "Note", "Since")
+    columns = ("ID", "What", "Peer", "Type", "State", "Claims", "Note", "Since")
     print_table(columns, table, ids=("Peer",))
     return 0
 
@@ -216,7 +216,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
         )
         for row in shown["credentials"]
     ]
-    print_table(("Type", "Issuer", "Until", "Contexts trusted"), rows, ids=("Issuer",))
+    print_table(("Type", "Issuer", "Valid until", "Contexts trusted"), rows, ids=("Issuer",))
     if arguments.keep:
         note(f"{shown['kept']} of {len(rows)} are new in the wallet")
     return 0

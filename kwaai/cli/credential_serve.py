@@ -66,7 +66,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--self-signed",
         action="store_true",
-        help="speak HTTPS too, with a certificate made for this run",
+        help="speak HTTPS, with a certificate made for this run",
     )
     parser.add_argument(
         "--status-base",

@@ -62,6 +62,27 @@ def checker(arguments: argparse.Namespace, status_files: Sequence[str] = ()) -> 
         yield opened
 
 
+def is_wallet_shut(arguments: argparse.Namespace) -> bool:
+    """Say whether there is a wallet here that `checker` could not open for want of a passphrase."""
+    from kwaai.cli.identity_passphrase import quiet_unlocker
+    from kwaai.cli.session import load_settings
+    from kwaai.errors import IdentityMissing, IdentitySealed
+    from kwaai.node.credential_home import wallet_exists
+    from kwaai.store.identity_file import is_identity_sealed
+
+    home, loaded = load_settings(arguments)
+    try:
+        if wallet_exists(home) and is_identity_sealed(
+            loaded.config.identity_key or home.identity_key
+        ):
+            quiet_unlocker(arguments)()
+    except IdentityMissing:
+        return False
+    except IdentitySealed:
+        return True
+    return False
+
+
 def node_lists(home: Home) -> StatusFetch:
     """Return a source of the status lists that the running node has, or gets from peers."""
     from credentials.errors import StatusUnknown

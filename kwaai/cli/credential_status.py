@@ -118,7 +118,7 @@ def issued_id(opened: CredentialOffice, text: str) -> str:
         if len(found) > 1:
             raise UsageError(f"{text!r:.80} begins several ids; give more of it")
         if found:
-            return found[0]
+            return found[0].credential_id
     try:
         kept = opened.wallet.resolve(text).entry.credential_id
     except UserError:

@@ -18,7 +18,8 @@ from kwaai.errors import InputMissing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from credentials.kinds import Claim, Kind
+    from credentials.claims import Claim
+    from credentials.kinds import Kind
 
 SUITES = ("eddsa-jcs-2022", "eddsa-rdfc-2022")
 SELF = "self"
@@ -215,6 +216,16 @@ def write_output(path: Path, data: bytes) -> None:
         created = create_exclusive(path, data, 0o600)
     if not created:
         raise UsageError(f"{path} is there already; name a new file, or remove it first")
+
+
+def print_original(data: bytes) -> None:
+    """Print a credential to the byte, so that what is kept of it is the same; on a terminal with an
+    end of its line.
+    """
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    if sys.stdout.isatty():
+        print()
 
 
 def now_s() -> float:

@@ -24,12 +24,9 @@ fetched: give a status list that this node does not have with --status-list.
 
 for example:
   kwaainet credential verify ada.json
-  kwaainet credential verify shown.json --challenge 8c1f... --domain 12D3KooW... --type UptimeVC
+  kwaainet credential verify shown.json --challenge 8c1f... --domain did:key:z6Mk...
 """
 
-_BLANKS = b" \t\r\n"
-"""Around a document, not of it: a line's end that an editor or a shell added makes no second copy in
-the wallet."""
 _EVERY_TYPE = "VerifiableCredential"
 
 
@@ -96,7 +93,7 @@ def _add_status_list(parser: Parser) -> None:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    from kwaai.cli.credential_session import checker
+    from kwaai.cli.credential_session import checker, is_wallet_shut
     from kwaai.cli.credential_tree import print_tree
     from kwaai.cli.credential_values import read_input
     from kwaai.cli.output import note, print_json
@@ -111,6 +108,8 @@ def verify(arguments: argparse.Namespace) -> int:
         print_tree(report.tree)
         if report.remedy:
             note(report.remedy)
+            if is_wallet_shut(arguments):
+                note("the wallet here stayed shut: its lists count with --passphrase-file")
     return report.exit_code
 
 
@@ -157,7 +156,6 @@ def import_credential(arguments: argparse.Namespace) -> int:
     data = read_input(arguments.file)
     if is_presentation(data):
         raise UsageError("this is a presentation, made for one verifier; import what it shows")
-    data = data.strip(_BLANKS)
     with office(arguments, status_files=arguments.status_list) as opened:
         stored = opened.import_credential(data, quarantine=arguments.quarantine)
     entry = stored.entry

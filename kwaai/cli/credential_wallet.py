@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from kwaai.cli.credential_values import add_out
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 ID_SHOWN = 12
 """Digits of a wallet id in a table: enough to tell a wallet's credentials apart."""
 _LIMIT = 100
+_NOT_HERE = "the wallet holds no credential {!r:.80} (see: kwaainet credential list"
 
 
 def add_parser(commands: Commands) -> None:
@@ -264,14 +264,14 @@ def _find(opened: CredentialOffice, name: str) -> tuple[bytes, StoredCredential 
     except CredentialMissing:
         issued = opened.issued.get(issued_id(opened, name))
         if issued is None:
-            raise
+            raise CredentialMissing(f"{_NOT_HERE.format(name)} [--issued])") from None
         return issued.original, None
     return stored.original, stored
 
 
 def export(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_session import office
-    from kwaai.cli.credential_values import check_output, write_output
+    from kwaai.cli.credential_values import check_output, print_original, write_output
 
     check_output(arguments.out)
     with office(arguments) as opened:
@@ -279,10 +279,7 @@ def export(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         write_output(arguments.out, original)
         return 0
-    sys.stdout.flush()
-    sys.stdout.buffer.write(original)
-    if sys.stdout.isatty():
-        print()
+    print_original(original)
     return 0
 
 
@@ -290,9 +287,13 @@ def remove(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_session import office
     from kwaai.cli.credential_values import name_types
     from kwaai.cli.output import one_line, print_json
+    from kwaai.errors import CredentialMissing
 
     with office(arguments) as opened:
-        stored = opened.wallet.resolve(arguments.id)
+        try:
+            stored = opened.wallet.resolve(arguments.id)
+        except CredentialMissing:
+            raise CredentialMissing(f"{_NOT_HERE.format(arguments.id)})") from None
         opened.wallet.remove(stored.id)
     if arguments.json:
         print_json({"removed": describe_stored(stored)})

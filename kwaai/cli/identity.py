@@ -31,8 +31,9 @@ def add_parser(commands: Commands) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     from kwaai.cli.identity_passphrase import unlocker
-    from kwaai.cli.output import print_json, print_pairs
+    from kwaai.cli.output import note, one_line, print_json, print_pairs
     from kwaai.cli.session import load_settings
+    from kwaai.errors import WalletLocked
     from kwaai.store.identity_file import is_identity_sealed, load_identity
 
     home, loaded = load_settings(arguments)
@@ -40,13 +41,19 @@ def show(arguments: argparse.Namespace) -> int:
     secret = load_identity(path, unlock=unlocker(arguments))
     sealed = is_identity_sealed(path)
     described = describe(secret.public, str(path))
-    valid, owner = _credentials(home, loaded.config, secret)
+    valid: list[StoredCredential] = []
+    owner, shut = None, ""
+    try:
+        valid, owner = _credentials(home, loaded.config, secret)
+    except WalletLocked as error:  # who this node is can be told without
+        shut = error.message
     if arguments.json:
         from kwaai.cli.credential_wallet import describe_stored
 
         names = describe_names(secret.public)
         held = [describe_stored(stored) for stored in valid]
-        print_json({**described, **names, "sealed": sealed, "owner": owner, "credentials": held})
+        told = {**described, **names, "sealed": sealed, "owner": owner, "credentials": held}
+        print_json({**told, "wallet_problem": shut or None})
         return 0
     print_pairs(
         [
@@ -54,11 +61,28 @@ def show(arguments: argparse.Namespace) -> int:
             ("Also known as", described["did_peer"]),
             ("Peer ID", described["peer_id"]),
             ("Key file", described["key_file"] + (" (sealed)" if sealed else "")),
-            ("Owner", owner["did"] if owner else "none"),
+            ("Owner", owner["did"] if owner else _no_owner(home)),
         ]
     )
+    if shut:
+        note(f"its credentials cannot be read: {one_line(shut)}")
+        return 0
     _print_credentials(valid, {described["did"]: "self", owner["did"] if owner else "": "owner"})
     return 0
+
+
+def _no_owner(home: Home) -> str:
+    from kwaai.errors import KwaaiError
+    from kwaai.store.owner_file import load_owner, owner_key
+
+    path = owner_key(home)
+    if not path.exists():
+        return "none"
+    try:
+        load_owner(path)
+    except KwaaiError:
+        return identity_owner.SEALED_OWNER
+    return "none"
 
 
 def _print_credentials(valid: list[StoredCredential], names: dict[str, str]) -> None:

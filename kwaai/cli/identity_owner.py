@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from kwaai.node.credential_office import CredentialOffice
     from kwaai.store.issued import IssuedCredential
 
+SEALED_OWNER = "not known, the owner's key here is sealed: set KWAAINET_OWNER_PASSPHRASE_FILE"
+"""What is said where the status lists that a certificate needs cannot be signed."""
 _KIND = "BindingVC"
 _CREATE_MORE = """\
 The key is in owner.key in the node's home, and need not stay on a node: copy it where you certify
 from. With --sealed it is under a passphrase, from --new-passphrase-file or the terminal; it is then
 needed for bind, from KWAAINET_OWNER_PASSPHRASE, the file that KWAAINET_OWNER_PASSPHRASE_FILE names,
-or the terminal.
+or the terminal. The node here needs one of the first two as well: it signs the owner's status lists
+each day, and without them nobody can tell whether a certificate is still in force.
 """
 _BIND_MORE = """\
 NODE is a DID, a PeerId, or self for this node. The credential is printed (or goes to --out): carry
@@ -108,7 +111,7 @@ def bind(arguments: argparse.Namespace) -> int:
 def unbind(arguments: argparse.Namespace) -> int:
     from kwaai.cli.credential_session import office
     from kwaai.cli.credential_values import read_did
-    from kwaai.cli.output import print_json
+    from kwaai.cli.output import note, print_json
     from kwaai.errors import CredentialMissing
 
     with office(arguments) as opened:
@@ -120,6 +123,9 @@ def unbind(arguments: argparse.Namespace) -> int:
             )
         for row in bindings:
             opened.revoke(row.credential_id)
+        is_sealed = opened.owner_did is None
+    if is_sealed:
+        note("others are told once the owner's key is open here, which signs its status lists")
     if arguments.json:
         print_json({"node": node, "revoked": [row.credential_id for row in bindings]})
     else:
@@ -139,7 +145,8 @@ def show(arguments: argparse.Namespace) -> int:
         bindings = _bindings(opened, None)
         known = opened.owner_binding()
         did = opened.owner_did
-    if did is None and path.exists() and bindings:
+    is_sealed = did is None and path.exists()
+    if is_sealed and bindings:
         did = bindings[0].issuer  # the key is sealed; what it signed names it
     belongs = None if known is None else {"did": known.owner, "label": known.label}
     if arguments.json:
@@ -147,11 +154,13 @@ def show(arguments: argparse.Namespace) -> int:
         key = str(path) if path.exists() else None
         print_json({"did": did, "key_file": key, "this_node": belongs, "nodes": nodes})
         return 0
-    whose = "nobody has certified it" if belongs is None else f"{belongs['did']}"
+    whose = SEALED_OWNER if is_sealed else "nobody has certified it"
+    if belongs is not None:
+        whose = belongs["did"]
     print_pairs(
         [
             ("Owner here", did or ("sealed" if path.exists() else f"none; {OWNER.remedy}")),
-            *([("Key file", str(path))] if path.exists() else []),
+            *([("Key file", str(path) + " (sealed)" * is_sealed)] if path.exists() else []),
             ("This node is of", whose),
         ]
     )

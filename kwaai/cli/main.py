@@ -60,6 +60,7 @@ environment:
   KWAAINET_HOME    the node's files (default: ~/.kwaainet)
   KWAAINET_<KEY>   any key of `kwaainet config show`, for example KWAAINET_MODEL
   NO_COLOR         no colours
+  KWAAINET_PASSPHRASE, or KWAAINET_PASSPHRASE_FILE that names a file: of a sealed identity key
 """
 
 

@@ -8,14 +8,11 @@ and remembers what held.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from credentials.challenges import ChallengeBook
 from credentials.document import Document, parse_document
 from credentials.errors import (
     ContextUnknown,
@@ -26,7 +23,7 @@ from credentials.errors import (
     SchemaUnknown,
     StatusUnknown,
 )
-from credentials.limits import CHALLENGES_MAX, PRESENTATION_BYTES_MAX
+from credentials.limits import PRESENTATION_BYTES_MAX
 from credentials.present import verify_presentation
 from credentials.resolve import Resolver, make_resolver
 from credentials.verified import VerifiedCache, VerifiedCredential, VerifiedPresentation
@@ -52,7 +49,7 @@ class Checker:
 
     `sources` are asked for status lists in their order. `web` has the documents of did:web, None:
     nobody has. `long_forms`: of did:peer:3 and 4, by their short forms. `look` sees every document
-    before it is verified.
+    before it is verified. Without `status_required` a status that nobody here knows is no obstacle.
     """
 
     def __init__(
@@ -63,8 +60,10 @@ class Checker:
         web: WebDocuments | None = None,
         long_forms: Mapping[str, str] | None = None,
         look: Callable[[Document], None] | None = None,
+        status_required: bool = True,
     ) -> None:
         self._sources = tuple(sources)
+        self._status_required = status_required
         self._clock = clock
         self._web, self._long_forms, self._look = web, long_forms, look
         offline = make_resolver(long_forms={} if long_forms is None else long_forms)
@@ -85,6 +84,7 @@ class Checker:
             resolver=self._resolver,
             status=self.fetch_status,
             cache=self._cache,
+            status_required=self._status_required,
             checks=ALL_CHECKS if checks is None else ALL_CHECKS & set(checks),
         )
 
@@ -153,30 +153,6 @@ class Checker:
                 web.have(document)
             if self._look is not None:
                 self._look(document)
-
-
-class Challenges:
-    """The challenges that were given out here: each answers one presentation, in its time."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._book = ChallengeBook()
-        self._given: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def give(self, challenge: str) -> None:
-        """Remember a challenge that is given out now."""
-        with self._lock:
-            self._book.issue(challenge, self._clock())
-            self._given[challenge] = None
-            while len(self._given) > 2 * CHALLENGES_MAX:  # open ones, and as many that are used
-                self._given.popitem(last=False)
-
-    def use(self, challenge: str | None) -> None:
-        """Use up a challenge if it is one of ours; one of the caller's own is the caller's care."""
-        with self._lock:
-            if challenge in self._given:
-                self._book.consume(challenge, self._clock())
 
 
 def refusal(error: CredentialsError) -> CredentialRefused:

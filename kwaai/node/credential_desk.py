@@ -6,22 +6,21 @@ nothing.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from credentials.did import did_key
 from credentials.errors import CredentialsError
 from credentials.keys import PeerId, parse_peer_id
 from kwaai import limits
-from kwaai.errors import Busy, CredentialMissing, CredentialUnknown, RequestClosed, UserError
+from kwaai.errors import CredentialMissing, CredentialUnknown, RequestClosed, UserError
 from kwaai.node.credential_check import refusal
 from kwaai.node.credential_office import CredentialOffice, Issued
+from kwaai.node.threads import Threads
 from kwaai.store.requests import (
     CredentialRequest,
     Direction,
@@ -29,8 +28,8 @@ from kwaai.store.requests import (
     RequestKind,
     RequestState,
 )
-from kwaai.wire.credential_messages import REQUEST_ID_BYTES
 
+_P = ParamSpec("_P")
 T = TypeVar("T")
 
 
@@ -46,22 +45,26 @@ class CredentialDesk:
         self.office = office
         self._book = book
         self._clock = clock
-        self._working = asyncio.Semaphore(limits.CREDENTIAL_WORK_MAX)
-        self._waiting = 0
+        # What may have to wait for other peers never holds up what needs only this home.
+        self._slow = _lane("credential-verify", "verifications of credentials")
+        self._quick = _lane("credential-book", "questions about credentials")
 
-    async def run(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Run what blocks beside the loop. Raises Busy when too much waits, and what `work` does,
-        findings of `credentials` as CredentialRefused.
+    def close(self) -> None:
+        """Take no more work."""
+        self._slow.close()
+        self._quick.close()
+
+    async def run(self, work: Callable[_P, T], *arguments: _P.args, **options: _P.kwargs) -> T:
+        """Verify, or do what may ask peers, beside the loop. Raises Busy when too much waits, and
+        what `work` does, findings of `credentials` as CredentialRefused.
         """
-        if self._waiting >= limits.CREDENTIAL_WAITING_MAX:
-            raise Busy("this node has too much to do with credentials now", retry_after_s=2.0)
-        self._waiting += 1
-        try:
-            async with self._working:
-                with findings():
-                    return await asyncio.to_thread(work, *arguments, **options)
-        finally:
-            self._waiting -= 1
+        with findings():
+            return await self._slow.run(work, *arguments, **options)
+
+    async def run_here(self, work: Callable[_P, T], *arguments: _P.args, **options: _P.kwargs) -> T:
+        """Run what blocks and asks nobody beside the loop. Raises as `run`."""
+        with findings():
+            return await self._quick.run(work, *arguments, **options)
 
     async def open(
         self,
@@ -70,12 +73,12 @@ class CredentialDesk:
         peer: PeerId,
         type_: str,
         body: Mapping[str, Any],
-        request_id: bytes | None = None,
+        request_id: bytes,
     ) -> CredentialRequest:
-        """Enter a new request or offer. Raises WalletFull."""
+        """Enter a new request or offer. Raises WalletFull, RequestClosed (it is known by now)."""
         now_s = self._clock()
         row = CredentialRequest(
-            id=(request_id or secrets.token_bytes(REQUEST_ID_BYTES)).hex(),
+            id=request_id.hex(),
             direction=direction,
             kind=kind,
             peer=peer,
@@ -86,24 +89,35 @@ class CredentialDesk:
             created_s=now_s,
             changed_s=now_s,
         )
-        await self.run(self._book.put, row)
+        if not await self.run_here(self._book.put, row):
+            raise RequestClosed(f"the request {row.id} is known already")
         return row
 
     async def find(self, direction: Direction, peer: PeerId, request_id: bytes) -> Any:
         """Return the row of a request or offer, or None."""
-        return await self.run(self._book.get, direction, peer, request_id.hex())
+        return await self.run_here(self._book.get, direction, peer, request_id.hex())
 
     async def rows(self) -> list[CredentialRequest]:
-        """Return all requests and offers, newest first."""
-        return await self.run(self._book.find, limit=limits.CREDENTIAL_REQUESTS_MAX)
+        """Return requests and offers: all that wait, newest first, then the last decided ones."""
+        return await self.run_here(self._book.find, open_first=True, limit=limits.WALLET_FIND_MAX)
 
-    async def count_pending(self, peer: PeerId) -> int:
-        """Return how much of a peer's waits for the owner's word."""
-        most = limits.CREDENTIAL_REQUESTS_PER_PEER_MAX
-        rows = await self.run(
-            self._book.find, direction="in", peer=peer, state="pending", limit=most
+    async def due(self) -> list[CredentialRequest]:
+        """Return what this node has to see to: what it approved, and what it asked for."""
+        most = limits.WALLET_FIND_MAX
+        approved = await self.run_here(
+            self._book.find, direction="in", state="approved", limit=most
         )
-        return len(rows)
+        asked = await self.run_here(self._book.find, direction="out", state="pending", limit=most)
+        return [*approved, *asked]
+
+    async def may_issue_again(self, peer: PeerId, kind: str) -> bool:
+        """Say whether a peer has got no credential of a type from this node lately."""
+        subject = did_key(parse_peer_id(peer))
+        find = self.office.issued.find
+        for issued in await self.run_here(find, subject=subject, kind=kind, limit=1):
+            if abs(self._clock() - issued.issued_s) < limits.AUTO_ISSUE_AGAIN_S:
+                return False
+        return True
 
     async def find_pending(self, request_id: str) -> CredentialRequest:
         """Return the one request or offer of a peer whose id begins so, and that waits for a
@@ -127,7 +141,7 @@ class CredentialDesk:
         self, row: CredentialRequest, state: RequestState, detail: str
     ) -> CredentialRequest:
         """Enter what became of a row. Raises RequestClosed where somebody else was first."""
-        return await self.run(
+        return await self.run_here(
             self._book.set_state,
             row.direction,
             row.peer,
@@ -142,7 +156,7 @@ class CredentialDesk:
         """Return a credential that this home issued, as it was delivered. Raises
         CredentialMissing.
         """
-        issued = await self.run(self.office.issued.get, credential_id)
+        issued = await self.run_here(self.office.issued.get, credential_id)
         if issued is None:
             raise CredentialMissing(f"no credential {credential_id!r:.80} was issued here")
         return issued.original
@@ -152,23 +166,28 @@ class CredentialDesk:
         that it has. Raises CredentialMissing.
         """
         try:
-            return await self.run(self.office.status_list_at, url)
+            return await self.run_here(self.office.status_list_at, url)
         except CredentialUnknown:
-            copy = await self.run(self.office.wallet.get_status_list, url)
+            copy = await self.run_here(self.office.wallet.get_status_list, url)
             if copy is None:
                 raise CredentialMissing(f"the status list {url!r:.200} is not here") from None
             return copy.original
 
     async def is_kept(self, data: bytes) -> bool:
         """Say whether the wallet has these bytes, not in quarantine."""
-        stored = await self.run(self.office.wallet.get, hashlib.sha256(data).hexdigest())
+        stored = await self.run_here(self.office.wallet.get, hashlib.sha256(data).hexdigest())
         return stored is not None and not stored.entry.quarantined
 
     async def issue(self, row: CredentialRequest, claims: Mapping[str, Any]) -> CredentialRequest:
         """Issue what a peer asked for, about that peer. Raises CredentialRefused."""
         subject = did_key(parse_peer_id(row.peer))
-        issued: Issued = await self.run(self.office.issue, row.type, subject, claims)
+        issued: Issued = await self.run_here(self.office.issue, row.type, subject, claims)
         return await self.settle(row, "approved", issued.id)
+
+
+def _lane(name: str, what: str) -> Threads:
+    threads, waiting = limits.CREDENTIAL_WORK_MAX, limits.CREDENTIAL_WAITING_MAX
+    return Threads(name, threads=threads, calls_max=threads + waiting, what=what)
 
 
 @contextmanager

@@ -36,8 +36,16 @@ from kwaai.node.credential_inbox import CredentialInbox
 from kwaai.node.credential_office import CredentialOffice
 from kwaai.node.credential_peers import CredentialPeers, names_of
 from kwaai.node.services import Ready
-from kwaai.store.requests import CredentialRequest, RequestBook
-from kwaai.wire.credential_messages import Answer, Ask, Collect, Deliver, Offer, Show
+from kwaai.store.requests import CredentialRequest, RequestBook, RequestKind
+from kwaai.wire.credential_messages import (
+    REQUEST_ID_BYTES,
+    Answer,
+    Ask,
+    Collect,
+    Deliver,
+    Offer,
+    Show,
+)
 
 log = get_logger(__name__)
 
@@ -67,6 +75,7 @@ class CredentialExchange:
         self._inbox = CredentialInbox(
             network, self._desk, self._receive, auto_issue=auto_issue, shares=shares
         )
+        self._beginning: set[str] = set()
         self._wake = asyncio.Event()
         network.add_listener(self._on_peer)
 
@@ -90,6 +99,7 @@ class CredentialExchange:
                     continue
         finally:
             self._peers.close()
+            self._desk.close()
 
     def _on_peer(self, peer: PeerId, is_here: bool) -> None:
         if is_here:
@@ -107,8 +117,8 @@ class CredentialExchange:
         if len(wanted) > limits.CREDENTIAL_CLAIMS_BYTES_MAX:
             raise UserError(f"the claims have over {limits.CREDENTIAL_CLAIMS_BYTES_MAX} bytes")
         body = {"claims": dict(claims), "note": short(note)}
-        row = await self._desk.open("out", "request", peer, name, body)
-        return await self._begin(row, Ask(bytes.fromhex(row.id), name, wanted, short(note)))
+        message = Ask(secrets.token_bytes(REQUEST_ID_BYTES), name, wanted, short(note))
+        return await self._begin("request", peer, name, body, message)
 
     async def offer(self, peer: PeerId, credential: bytes, note: str = "") -> CredentialRequest:
         """Offer a peer a credential about it. Raises CredentialRefused, UserError."""
@@ -117,14 +127,27 @@ class CredentialExchange:
         if len(credential) > limits.CREDENTIAL_OFFER_BYTES_MAX:
             raise UserError(f"only {limits.CREDENTIAL_OFFER_BYTES_MAX} bytes can be offered")
         body = {"credential": credential.decode(), "note": short(note)}
-        row = await self._desk.open("out", "offer", peer, last_type(types), body)
-        return await self._begin(row, Offer(bytes.fromhex(row.id), credential, short(note)))
+        message = Offer(secrets.token_bytes(REQUEST_ID_BYTES), credential, short(note))
+        return await self._begin("offer", peer, last_type(types), body, message)
 
-    async def _begin(self, row: CredentialRequest, message: Ask | Offer) -> CredentialRequest:
+    async def _begin(
+        self,
+        kind: RequestKind,
+        peer: PeerId,
+        type_: str,
+        body: Mapping[str, Any],
+        message: Ask | Offer,
+    ) -> CredentialRequest:
+        name = message.id.hex()
+        self._beginning.add(name)  # the peer does not know of it yet: nothing to collect
         try:
-            answer = await self._peers.send(PeerId(row.peer), message)
-        except KwaaiError as error:
-            return await self._desk.settle(row, "failed", error.message)
+            row = await self._desk.open("out", kind, peer, type_, body, message.id)
+            try:
+                answer = await self._peers.send(peer, message)
+            except KwaaiError as error:
+                return await self._desk.settle(row, "failed", error.message)
+        finally:
+            self._beginning.discard(name)
         return await self._take_answer(row, answer)
 
     async def approve(
@@ -148,6 +171,9 @@ class CredentialExchange:
         with findings():
             urls = status_lists_needed(parse_document(data))
         async with self._peers.presented_by(PeerId(row.peer), urls):
+            verified = await self._desk.run(self._office.verify, data)
+            if not self._office.is_about_us(verified.subject):
+                raise CredentialRefused("what is offered is about somebody else; refuse it")
             stored = await self._desk.run(self._office.import_credential, data)
         return await self._desk.settle(row, "delivered", stored.id)
 
@@ -157,7 +183,7 @@ class CredentialExchange:
         return await self._desk.settle(row, "refused", reason or "refused by its owner")
 
     async def requests(self) -> list[CredentialRequest]:
-        """Return requests and offers, both ways, newest first."""
+        """Return requests and offers, both ways: what waits first, the newest first."""
         return await self._desk.rows()
 
     async def fetch(self, peer: PeerId, kinds: Sequence[str] = ()) -> VerifiedPresentation | None:
@@ -198,21 +224,36 @@ class CredentialExchange:
 
     async def settle(self) -> None:
         """Deliver what was approved, and ask what became of what we asked for; connected peers
-        only.
+        only. One that does not answer holds up nobody but itself.
         """
         here = {connection.peer for connection in self._network.connections()}
-        for row in await self.requests():
-            if row.peer not in here:
-                continue
+        by_peer: dict[str, list[CredentialRequest]] = {}
+        try:
+            for row in await self._desk.due():
+                if row.peer in here and row.id not in self._beginning:
+                    by_peer.setdefault(row.peer, []).append(row)
+        except KwaaiError as error:
+            log.warning("credential_requests_unread", reason=error.message)
+        await asyncio.gather(*map(self._settle_with, by_peer.values()))
+
+    async def _settle_with(self, rows: Sequence[CredentialRequest]) -> None:
+        """See to what is under way with one peer, until it fails."""
+        for row in rows:
             try:
-                if (row.direction, row.state) == ("in", "approved"):
+                if row.direction == "in":
                     await self._deliver(row)
-                elif (row.direction, row.state) == ("out", "pending"):
+                else:
                     collect = Collect(bytes.fromhex(row.id))
                     await self._take_answer(row, await self._peers.send(PeerId(row.peer), collect))
+            except CredentialRefused as error:  # one credential; the peer did answer
+                self._note_failure(row, error)
             except KwaaiError as error:
-                self.counters["failed"] += 1
-                log.info("credential_exchange_failed", peer=row.peer, reason=error.message)
+                self._note_failure(row, error)
+                return
+
+    def _note_failure(self, row: CredentialRequest, error: KwaaiError) -> None:
+        self.counters["failed"] += 1
+        log.info("credential_exchange_failed", peer=row.peer, reason=error.message)
 
     async def _deliver(self, row: CredentialRequest) -> CredentialRequest:
         data = await self._desk.issued_bytes(row.detail)
@@ -248,15 +289,13 @@ class CredentialExchange:
             raise
         return await self._desk.settle(row, "delivered", stored.id)
 
-    async def _keep(
-        self, row: CredentialRequest, peer: PeerId, data: bytes
-    ) -> StoredCredential:
+    async def _keep(self, row: CredentialRequest, peer: PeerId, data: bytes) -> StoredCredential:
         with findings():
             urls = status_lists_needed(parse_document(data))
         async with self._peers.presented_by(peer, urls):
             verified = await self._desk.run(self._office.verify, data)
             if verified.issuer not in names_of(peer) or row.type not in verified.types:
                 raise PeerMisbehaved(f"{peer} sent another credential than asked for", peer=peer)
-            if verified.subject != self._office.did:
+            if not self._office.is_about_us(verified.subject):
                 raise PeerMisbehaved(f"{peer} sent a credential about somebody else", peer=peer)
             return await self._desk.run(self._office.import_credential, data)

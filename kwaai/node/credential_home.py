@@ -12,7 +12,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from credentials.errors import StatusUnknown
-from kwaai.errors import IdentityMissing, IdentitySealed, KwaaiError, OwnerMissing, WalletLocked
+from kwaai.errors import (
+    IdentityMissing,
+    IdentitySealed,
+    KwaaiError,
+    OwnerMissing,
+    PassphraseWrong,
+    WalletLocked,
+)
 from kwaai.node.credential_check import Checker, StatusFetch
 from kwaai.node.credential_documents import WebDocuments
 from kwaai.node.credential_office import CredentialOffice
@@ -78,7 +85,7 @@ def _owner(home: Home, unlock: Unlock | None, *, needed: bool) -> SecretKey | No
     path = owner_key(home)
     if needed:
         return load_owner(path, unlock=unlock)
-    with contextlib.suppress(OwnerMissing, IdentitySealed):
+    with contextlib.suppress(OwnerMissing, IdentitySealed, PassphraseWrong):
         return load_owner(path)
     return None
 

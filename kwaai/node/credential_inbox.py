@@ -18,7 +18,14 @@ from credentials.errors import CredentialsError
 from credentials.keys import PeerId, parse_peer_id
 from credentials.kinds import find_kind
 from kwaai import limits
-from kwaai.errors import Busy, CredentialMissing, CredentialRefused, KwaaiError, PeerRefused
+from kwaai.errors import (
+    Busy,
+    CredentialMissing,
+    CredentialRefused,
+    KwaaiError,
+    PeerRefused,
+    RequestClosed,
+)
 from kwaai.log import get_logger
 from kwaai.net.network import Network
 from kwaai.node.credential_desk import CredentialDesk, last_type, short
@@ -62,6 +69,8 @@ class CredentialInbox:
         self._auto_issue = frozenset(auto_issue)
         self._shares = shares
         self._rates = Rates(limits.CREDENTIAL_ASKS_PER_S, limits.CREDENTIAL_ASKS_BURST)
+        self._issues = Rates(limits.AUTO_ISSUES_PER_S, limits.AUTO_ISSUES_BURST)
+        self._delivering: set[PeerId] = set()
         self.counters: Counter[str] = Counter()
         network.handle_requests(PROTOCOL, self._answer)
 
@@ -91,8 +100,8 @@ class CredentialInbox:
             return b""
         to = did_key(parse_peer_id(peer))
         try:
-            presentation = await self._desk.run(
-                self._desk.office.present, to, request.challenge, types=request.kinds
+            presentation = await self._desk.run_here(
+                self._desk.office.present, to, request.challenge, types=request.kinds, recall=True
             )
         except CredentialMissing:
             return b""
@@ -114,12 +123,10 @@ class CredentialInbox:
             claims = parse_document(ask.claims, bytes_max=limits.CREDENTIAL_CLAIMS_BYTES_MAX)
         except CredentialsError as error:
             return Answer("refused", short(str(error)))
-        row = await self._keep(
-            "request", peer, name, {"claims": claims, "note": ask.note}, ask.id
-        )
+        row = await self._keep("request", peer, name, {"claims": claims, "note": ask.note}, ask.id)
         if isinstance(row, Answer):
             return row
-        if name in self._auto_issue:
+        if name in self._auto_issue and await self._may_issue(peer, name):
             try:
                 row = await self._desk.issue(row, claims)
             except KwaaiError as error:
@@ -127,6 +134,11 @@ class CredentialInbox:
             return await self._answer_of(row)
         log.info("credential_requested", peer=peer, type=name)
         return Answer("pending")
+
+    async def _may_issue(self, peer: PeerId, name: str) -> bool:
+        """Say whether a type is issued unasked now; what is not waits for the owner."""
+        now_s = asyncio.get_running_loop().time()
+        return await self._desk.may_issue_again(peer, name) and self._issues.take("all", now_s)
 
     async def _take_offer(self, peer: PeerId, offer: Offer) -> Answer:
         known = await self._desk.find("in", peer, offer.id)
@@ -150,9 +162,6 @@ class CredentialInbox:
         self, kind: RequestKind, peer: PeerId, type_: str, body: Mapping[str, Any], id_: bytes
     ) -> CredentialRequest | Answer:
         """Put a peer's request or offer into the book, or say why that is not possible."""
-        waiting = await self._desk.count_pending(peer)
-        if waiting >= limits.CREDENTIAL_REQUESTS_PER_PEER_MAX:
-            return Answer("refused", f"{waiting} of yours wait for a decision here already")
         try:
             return await self._desk.open("in", kind, peer, type_, body, id_)
         except KwaaiError as error:
@@ -184,8 +193,16 @@ class CredentialInbox:
             return Answer("issued")
         if row.state not in ("pending", "failed"):
             return Answer("refused", "it is not wanted any more")
+        if peer in self._delivering:
+            raise Busy("what you delivered before is being verified: wait", retry_after_s=2.0)
+        self._delivering.add(peer)
         try:
             await self._receive(row, delivery.credential)
+        except RequestClosed:  # it was collected meanwhile
+            row = await self._desk.find("out", peer, delivery.id)
+            return Answer("issued" if row and row.state == "delivered" else "refused")
         except KwaaiError as error:
             return Answer("refused", short(error.message))
+        finally:
+            self._delivering.discard(peer)
         return Answer("issued")

@@ -10,7 +10,6 @@ turn them into theirs with `kwaai.node.credential_check.refusal`. Signing rules 
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,7 +27,8 @@ from credentials.present import build_presentation
 from credentials.proof import Suite
 from kwaai.errors import CredentialMissing
 from kwaai.limits import OWN_CREDENTIALS_MAX
-from kwaai.node.credential_check import Challenges, Checker, StatusFetch
+from kwaai.node.challenges import Challenges
+from kwaai.node.credential_check import Checker, StatusFetch
 from kwaai.node.credential_documents import WebDocuments
 from kwaai.node.credential_keys import OfficeKeys
 from kwaai.node.credential_shelf import Shelf
@@ -49,7 +49,6 @@ REVOCATION = "revocation"
 SUSPENSION = "suspension"
 PURPOSES = (REVOCATION, SUSPENSION)
 """What a credential can be taken back by: for good, and for now."""
-_CHALLENGE_BYTES = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +101,26 @@ class CredentialOffice:
             owner_did=self.owner_did,
             base=status_base,
         )
-        self._challenges = Challenges(clock)
+        self._challenges = Challenges(secret, clock)
         self._shelf = Shelf(
             wallet, clock, fetch_status, lambda d: self.checker.verify_list(d), given_lists
         )
+        web = WebDocuments(web_hosts, clock)
         self.checker = Checker(
             (self._own_list, self._shelf.status_list),
             clock=clock,
-            web=WebDocuments(web_hosts, clock),
+            web=web,
             long_forms=self._shelf.long_forms,
             look=self.lists.know,
+        )
+        # For peers who ask what is held here: at a stranger's word no other peer is asked.
+        self._recall = Checker(
+            (self._own_list, self._shelf.kept_list),
+            clock=clock,
+            web=web,
+            long_forms=self._shelf.long_forms,
+            look=self.lists.know,
+            status_required=False,
         )
 
     def issue(
@@ -261,20 +270,24 @@ class CredentialOffice:
     def owner_binding(self) -> Binding | None:
         """Return who certified this node as theirs, by a credential that holds now."""
         bindings = []
-        for _, verified in self._holding(self.did, BINDING):
+        for _, verified in self._holding(self.did, BINDING, self.checker):
             with contextlib.suppress(CredentialsError):  # valid, and no binding
                 bindings.append(read_binding(verified))
         return owner_of(self.did, bindings, now_s=self._clock())
+
+    def is_about_us(self, subject: str | None) -> bool:
+        """Say whether a subject is this node, under any name of its key, or its owner."""
+        return subject is not None and (subject in names_of(self.did) or subject == self.owner_did)
 
     def own_credentials(self, *, as_owner: bool = False) -> list[StoredCredential]:
         """Return the stored credentials about this node that hold now, the newest first. One whose
         status cannot be had is not among them.
         """
         did = self._keys.did_of(as_owner)
-        return [stored for stored, _ in self._holding(did, None)]
+        return [stored for stored, _ in self._holding(did, None, self.checker)]
 
     def _holding(
-        self, did: str, kind: str | None
+        self, did: str, kind: str | None, checker: Checker
     ) -> Iterator[tuple[StoredCredential, VerifiedCredential]]:
         found = [
             stored
@@ -285,7 +298,7 @@ class CredentialOffice:
         ]
         for stored in sorted(found, key=lambda stored: -stored.number):
             try:
-                verified = self.verify(stored.original)
+                verified = checker.verify(stored.original)
             except CredentialsError:
                 continue
             yield stored, verified
@@ -354,9 +367,7 @@ class CredentialOffice:
 
     def new_challenge(self) -> str:
         """Return a fresh challenge that one presentation may answer, for a short while."""
-        challenge = secrets.token_urlsafe(_CHALLENGE_BYTES)
-        self._challenges.give(challenge)
-        return challenge
+        return self._challenges.new()
 
     def present(
         self,
@@ -368,13 +379,15 @@ class CredentialOffice:
         domain: str | None = None,
         suite: Suite = "eddsa-jcs-2022",
         as_owner: bool = False,
+        recall: bool = False,
     ) -> Document:
         """Present stored credentials about this node: all valid ones, or those of `types` or `ids`.
-        `domain` is `to` where it is not given. Raises CredentialMissing where there is none, and
-        CredentialsError for one of `ids` that does not hold.
+        `domain` is `to` where it is not given. `recall`: ask nobody for status lists, and show what
+        has a status that is not known now; whoever checks it looks it up. Raises CredentialMissing
+        where there is none, and CredentialsError for one of `ids` that does not hold.
         """
         did = self._keys.did_of(as_owner)
-        chosen = self._chosen(did, types, ids)
+        chosen = self._chosen(did, types, ids, self._recall if recall else self.checker)
         if not chosen:
             asked = f" of type {' or '.join(types)}" if types else ""
             raise CredentialMissing(
@@ -386,16 +399,18 @@ class CredentialOffice:
             document, did, suite, challenge=challenge, domain=domain or to
         )
 
-    def _chosen(self, did: str, types: Sequence[str], ids: Sequence[str]) -> list[StoredCredential]:
+    def _chosen(
+        self, did: str, types: Sequence[str], ids: Sequence[str], checker: Checker
+    ) -> list[StoredCredential]:
         chosen: dict[str, StoredCredential] = {}
         for name in ids:
             stored = self.wallet.resolve(name)
-            if not names_of(did).issuperset(self.verify(stored.original).view.subjects):
+            if not names_of(did).issuperset(checker.verify(stored.original).view.subjects):
                 raise HolderWrong(f"{name:.200} is not about {did}: only its subject can show it")
             chosen[stored.id] = stored
         everything: list[str | None] = [] if ids else [None]
         for kind in types or everything:
-            chosen.update((stored.id, stored) for stored, _ in self._holding(did, kind))
+            chosen.update((stored.id, stored) for stored, _ in self._holding(did, kind, checker))
         return list(chosen.values())
 
     def prove(

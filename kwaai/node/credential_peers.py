@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from credentials.did import did_key, parse_did
+from credentials.document import parse_document
 from credentials.errors import CredentialsError, StatusUnknown
 from credentials.keys import PeerId, parse_peer_id, peer_id
+from credentials.proof import verify_proofs
+from credentials.resolve import resolve_offline
 from kwaai import limits
 from kwaai.errors import CredentialMissing, KwaaiError, PeerMisbehaved
 from kwaai.net.network import Network
@@ -103,7 +107,8 @@ class CredentialPeers:
             if peer is None or peer == self._network.peer_id:
                 continue
             try:
-                if data := await self.ask(peer, FetchStatus(url)):
+                data = await self.ask(peer, FetchStatus(url))
+                if _is_signed(data, url):
                     return data
                 failure = CredentialMissing(f"{peer} does not have it")
             except KwaaiError as error:
@@ -120,7 +125,7 @@ class CredentialPeers:
         try:
             for answer in asyncio.as_completed(asked):
                 with contextlib.suppress(KwaaiError):
-                    if data := await answer:
+                    if _is_signed(data := await answer, url):
                         return data
         finally:
             for task in asked:
@@ -138,6 +143,23 @@ class CredentialPeers:
         finally:
             for url in new:
                 self._presenters.pop(url, None)
+
+
+def _is_signed(data: bytes, url: str) -> bool:
+    """Whether it is a document of this URL by the key that the URL names: a first look, so that
+    one peer's garbage does not hide what another one has.
+    """
+    named = parse_list_url(url)
+    if not data or named is None:
+        return bool(data)
+    try:
+        document = parse_document(data)
+        proofs = verify_proofs(
+            document, resolve_offline, purpose="assertionMethod", now_s=time.time()
+        )
+    except CredentialsError:
+        return False
+    return document.get("id") == url and any(p.controller == named.issuer for p in proofs)
 
 
 def names_of(peer: PeerId) -> frozenset[str]:

@@ -15,6 +15,7 @@ from credentials.did_peer import peer_4_short
 from credentials.document import parse_document
 from credentials.errors import CredentialsError, StatusUnknown
 from credentials.model import CredentialView, check_credential
+from credentials.status import parse_list_credential
 from credentials.wallet import StoredCredential, StoredStatusList, WalletEntry
 from kwaai.limits import QUARANTINE_REASON_CHARS_MAX, STATUS_LIST_TTL_S
 from kwaai.node.status_urls import parse_list_url
@@ -76,7 +77,9 @@ class Shelf:
             return data
         if kept is not None and 0 <= now_s - kept.fetched_s < STATUS_LIST_TTL_S:
             return kept.original
-        if self._fetch is not None:
+        # Of a list under a URL that names no signer only its own host can be asked.
+        is_tied = url.startswith("https://") or parse_list_url(url) is not None
+        if self._fetch is not None and is_tied:
             try:
                 data = self._checked(url, self._fetch(url), kept)
             except StatusUnknown:
@@ -89,18 +92,28 @@ class Shelf:
             raise StatusUnknown(f"the status list {url!r:.200} is not known here")
         return kept.original
 
+    def kept_list(self, url: str) -> bytes:
+        """Return the kept status list of somebody else, however old. Raises StatusUnknown."""
+        kept = self._wallet.get_status_list(url)
+        if kept is None:
+            raise StatusUnknown(f"the status list {url!r:.200} is not kept here")
+        return kept.original
+
     def _checked(self, url: str, data: bytes, kept: StoredStatusList | None) -> bytes:
         """Return a list that may be kept: signed, under this URL, by the issuer that a DID URL
-        names, and not older than the one before. Anybody may have handed it over.
+        names, and not older than the one before. Anybody may have handed it over: what anybody can
+        make, or add to, never takes the place of the issuer's.
         """
         try:
             new = self._verify(data)
+            parse_list_credential(new.document)
         except CredentialsError as error:
             raise StatusUnknown(
                 f"what was given for the status list {url!r:.200} does not hold: {error}"
             ) from error
         named = parse_list_url(url)
-        if new.view.id != url or (named is not None and new.issuer != named.issuer):
+        signer = new.issuer if named is None else named.issuer
+        if new.view.id != url or new.issuer != signer or not new.contexts_trusted:
             raise StatusUnknown(f"what was given for the status list {url!r:.200} is another one")
         if kept is not None:
             with contextlib.suppress(CredentialsError):  # over, and then any new one will do

@@ -31,6 +31,7 @@ from kwaai.store.wallet import Wallet, open_wallet
 PURPOSE: Final = "wallet-backup"
 VERSION: Final = 1
 FORMER_MAX: Final = 64
+MADE_S_MAX: Final = 253_402_300_800  # the year 10000
 _CHUNK_BYTES: Final = 1 << 20
 
 
@@ -119,8 +120,11 @@ def read_backup(data: bytes, passphrase: bytes) -> Backup:
         held = head["identity"]
         identity = None if held is None else parse_key_file(bytes.fromhex(held))
         former = (parse_key_file(bytes.fromhex(key)) for key in head["former"][:FORMER_MAX])
-        return Backup(float(head["made_s"]), identity, tuple(former), lines)
-    except (KeyInvalid, KeyError, TypeError, ValueError) as error:
+        made_s = float(head["made_s"])
+        if not 0 <= made_s < MADE_S_MAX:
+            raise ValueError("it was made at no time")
+        return Backup(made_s, identity, tuple(former), lines)
+    except (KeyInvalid, KeyError, TypeError, ValueError, OverflowError) as error:
         raise FileCorrupt(f"the backup's first line is wrong: {type(error).__name__}") from None
 
 

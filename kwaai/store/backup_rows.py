@@ -8,12 +8,15 @@ not seal or unpack: `kwaai.store.backup`.
 from __future__ import annotations
 
 import base64
+import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
 import apsw
 
+from credentials.keys import parse_peer_id
 from credentials.wallet import WalletEntry, wallet_id
 from kwaai.errors import FileCorrupt
 from kwaai.limits import BACKUP_LIST_ENTRIES_MAX
@@ -25,11 +28,13 @@ from kwaai.store.requests import (
     RequestKind,
     RequestState,
 )
+from kwaai.wire.credential_messages import REQUEST_ID_BYTES
 
 if TYPE_CHECKING:
     from kwaai.store.wallet import Wallet
 
 Row = list[Any]
+_LIST_NAME = re.compile(r"[a-z]{1,20}-[0-9]{1,6}")
 
 
 def rows(wallet: Wallet) -> Iterator[Row]:
@@ -93,7 +98,10 @@ def join(wallet: Wallet, connection: apsw.Connection, given: Iterable[Any]) -> t
     try:
         for row in given:
             joining.take(row)
-    except (TypeError, ValueError, KeyError, OverflowError, apsw.ConstraintError) as error:
+    except (
+        *(TypeError, ValueError, KeyError, OverflowError, RecursionError),
+        apsw.ConstraintError,
+    ) as error:
         raise FileCorrupt(
             f"the backup holds a row that no wallet has ({type(error).__name__})"
         ) from None
@@ -177,6 +185,8 @@ class _Joining:
     def _list(self, issuer: Any, name: Any, purpose: Any, entries: Any, version: Any) -> None:
         if _int(entries) % 8 or not 0 < entries <= BACKUP_LIST_ENTRIES_MAX:
             raise ValueError("a list of an odd length")
+        if _LIST_NAME.fullmatch(_str(name)) is None or name.rpartition("-")[0] != purpose:
+            raise ValueError("a list of an odd name")
         self._connection.execute(
             "INSERT OR IGNORE INTO issued_lists (issuer, name, purpose, entries)"
             " VALUES (?, ?, ?, ?)",
@@ -287,11 +297,12 @@ class _Joining:
         for value, allowed in ((direction, Direction), (kind, RequestKind), (state, RequestState)):
             if value not in get_args(allowed):
                 raise ValueError("a request in no known state")
+        _check_request(_str(id), _str(peer), kind, _bytes(body))
         request = CredentialRequest(
-            _str(id),
+            id,
             direction,
             kind,
-            _str(peer),
+            peer,
             _str(type),
             _bytes(body),
             state,
@@ -300,6 +311,17 @@ class _Joining:
             _number(changed_s),
         )
         self.requests += self._book.put(request)
+
+
+def _check_request(id: str, peer: str, kind: str, body: bytes) -> None:
+    """Refuse what the exchange between nodes would trip over. Raises ValueError, TypeError."""
+    if len(bytes.fromhex(id)) != REQUEST_ID_BYTES:
+        raise ValueError("an id of an odd length")
+    parse_peer_id(peer)
+    value = json.loads(body)
+    what, note = value["claims" if kind == "request" else "credential"], value["note"]
+    if not isinstance(what, dict if kind == "request" else str) or not isinstance(note, str):
+        raise TypeError("a request that says something else")
 
 
 def _text(data: bytes) -> str:

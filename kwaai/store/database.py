@@ -21,7 +21,7 @@ from pathlib import Path
 
 import apsw
 
-from kwaai.errors import ConfigError, DiskFull, FileCorrupt, Locked, ResourceError
+from kwaai.errors import ConfigError, DiskFull, FileCorrupt, Locked, ResourceError, UserError
 from kwaai.limits import WALLET_BUSY_S, WALLET_CACHE_BYTES
 from kwaai.store.key_file import disk_errors
 from kwaai.store.migrations import APPLICATION_ID, MIGRATIONS
@@ -194,6 +194,8 @@ def _errors_named(path: Path) -> Iterator[None]:
             " try again",
             retry_after_s=1.0,
         ) from error
+    except UnicodeEncodeError as error:
+        raise UserError("this text is not UTF-8: nothing in a wallet has such a name") from error
     except apsw.FullError as error:
         raise DiskFull(
             f"no room left on the disk for the wallet {path}; free some space"

@@ -165,7 +165,7 @@ class IssuedRegister:
     def named(self, beginning: str) -> list[IssuedCredential]:
         """Return up to two credentials whose own `id` begins so."""
         with self._database.read() as connection:
-            numbers = connection.execute(
+            numbers: Any = connection.execute(
                 "SELECT number FROM issued WHERE credential_id >= ? AND credential_id < ? LIMIT 2",
                 (beginning, beginning + "\U0010ffff"),
             ).fetchall()
@@ -345,7 +345,8 @@ def _open_list(connection: apsw.Connection, issuer: str, purpose: str) -> tuple[
     for number, name, entries, used in rows:
         if used < entries * STATUS_LIST_FILL:
             return number, name, entries
-    name = f"{purpose}-{len(rows) + 1}"
+    last = max((int(name.rpartition("-")[2]) for _, name, _, _ in rows), default=0)
+    name = f"{purpose}-{last + 1}"
     connection.execute(
         "INSERT INTO issued_lists (issuer, name, purpose, entries) VALUES (?, ?, ?, ?)",
         (issuer, name, purpose, STATUS_LIST_ENTRIES),

@@ -160,20 +160,36 @@ def seal_key(
     cost: Cost = "moderate",
 ) -> None:
     """Seal a key file, or give a sealed one another passphrase. It is replaced whole or not at all.
+    Former keys beside it go the same way, unless they are under another passphrase than it is.
 
     The plain bytes may remain in free blocks of the disk: no file system promises otherwise.
     `unlock` is for one that is sealed already. Raises as `load_key`, UserError, DiskFull.
     """
     check_passphrase(passphrase)
     with key_lock(path):
-        sealed = encode_key(kind, load_key(kind, path, unlock), passphrase, cost=cost)
-        write_atomic(real_path(path), sealed, KEY_MODE)
+        _rewrite(kind, path, passphrase, unlock, cost)
 
 
 def unseal_key(kind: KeyKind, path: Path, unlock: Unlock | None = None) -> None:
-    """Store the key without a passphrase. Raises as `load_key`, DiskFull."""
+    """Store the key without a passphrase, and former keys that it opens. Raises as `load_key`,
+    DiskFull.
+    """
     with key_lock(path):
-        write_atomic(real_path(path), encode_key_file(load_key(kind, path, unlock)), KEY_MODE)
+        _rewrite(kind, path, None, unlock, "moderate")
+
+
+def _rewrite(
+    kind: KeyKind, path: Path, passphrase: bytes | None, unlock: Unlock | None, cost: Cost
+) -> None:
+    """Write a key and its former ones anew. It comes last: until then its passphrase is the old
+    one, with which all of this can be done again.
+    """
+    encoded = encode_key(kind, load_key(kind, path, unlock), passphrase, cost=cost)
+    for kept in former_keys(path):
+        with contextlib.suppress(IdentitySealed, PassphraseWrong):
+            former = load_key(kind, kept, unlock)
+            write_atomic(kept, encode_key(kind, former, passphrase, cost=cost), KEY_MODE)
+    write_atomic(real_path(path), encoded, KEY_MODE)
 
 
 def check_passphrase(passphrase: bytes) -> None:
@@ -284,6 +300,9 @@ def key_lock(path: Path) -> Iterator[None]:
         real = real_path(path)
         for half in real.parent.glob(f".{real.name}.*.part"):
             half.unlink(missing_ok=True)
+        if path.exists():  # else somebody may be making it just now
+            for half in path.parent.glob(f".{path.name}.*.partial"):
+                half.unlink(missing_ok=True)
         yield
 
 

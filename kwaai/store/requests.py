@@ -15,6 +15,7 @@ from kwaai.errors import BodyTooLarge, CredentialMissing, RequestClosed, UserErr
 from kwaai.limits import (
     REQUEST_BODY_BYTES_MAX,
     REQUEST_TEXT_CHARS_MAX,
+    REQUEST_WAITS_S,
     REQUESTS_CLOSED_MAX,
     REQUESTS_PENDING_MAX,
     REQUESTS_PENDING_PER_PEER_MAX,
@@ -63,7 +64,9 @@ class RequestBook:
     def put(self, request: CredentialRequest) -> bool:
         """Keep a new one. Returns False, and changes nothing, where its id is known.
 
-        Raises WalletFull where too many wait, of the peer or in all; BodyTooLarge, UserError.
+        Where too many wait in its direction, those make room that have waited for too long, then
+        the newest of the peer that has the most. Raises WalletFull where too many of the peer wait,
+        or nobody has more than it; BodyTooLarge; UserError (bounds, an id that another peer uses).
         """
         if len(request.body) > REQUEST_BODY_BYTES_MAX:
             raise BodyTooLarge(f"a request of {len(request.body)} bytes")
@@ -73,8 +76,10 @@ class RequestBook:
         with self._database.write() as connection:
             if _load(connection, request.direction, request.peer, request.id) is not None:
                 return False
+            if request.direction == "in":
+                _check_unique(connection, request)
             if request.state in OPEN_STATES:
-                _check_room(connection, request.peer)
+                _make_room(connection, request)
             connection.execute(
                 f"INSERT INTO requests ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -102,16 +107,20 @@ class RequestBook:
         direction: Direction | None = None,
         peer: str | None = None,
         state: RequestState | None = None,
+        open_first: bool = False,
         limit: int = 100,
     ) -> list[CredentialRequest]:
-        """Return what matches all that is given, newest first."""
+        """Return what matches all that is given, newest first; under `open_first` what is decided
+        comes after what is not, so that no number of decided ones hides it.
+        """
         values = {"direction": direction, "peer": peer, "state": state}
         conditions = [f"{name} = :{name}" for name, value in values.items() if value is not None]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        order = f"state IN {_OPEN} DESC, number DESC" if open_first else "number DESC"
         limit = max(0, min(limit, WALLET_FIND_MAX))
         with self._database.read() as connection:
             rows: list[Any] = connection.execute(
-                f"SELECT {_COLUMNS} FROM requests {where} ORDER BY number DESC LIMIT :limit",
+                f"SELECT {_COLUMNS} FROM requests {where} ORDER BY {order} LIMIT :limit",
                 {**values, "limit": limit},
             ).fetchall()
         return [CredentialRequest(*row) for row in rows]
@@ -156,16 +165,46 @@ def _load(
     return None if row is None else CredentialRequest(*row)
 
 
-def _check_room(connection: apsw.Connection, peer: str) -> None:
-    waiting: Any = connection.execute(
-        f"SELECT count(*), coalesce(sum(peer = ?), 0) FROM requests WHERE state IN {_OPEN}", (peer,)
-    ).fetchone()
+def _check_unique(connection: apsw.Connection, request: CredentialRequest) -> None:
+    """Refuse an id by which the owner could not tell two peers' requests apart."""
+    others = "SELECT 1 FROM requests WHERE direction = 'in' AND id = ? AND peer <> ? LIMIT 1"
+    if connection.execute(others, (request.id, request.peer)).get is not None:
+        raise UserError("that id is in use; draw another one at random")
+
+
+def _make_room(connection: apsw.Connection, request: CredentialRequest) -> None:
+    # Both ways are counted apart: what peers ask never keeps this node from asking.
+    peer, direction = request.peer, request.direction
+    counted = (
+        "SELECT count(*), coalesce(sum(peer = ?), 0) FROM requests"
+        f" WHERE state IN {_OPEN} AND direction = ?"
+    )
+    waiting: Any = connection.execute(counted, (peer, direction)).fetchone()
     if waiting[0] >= REQUESTS_PENDING_MAX:
-        raise WalletFull(f"{REQUESTS_PENDING_MAX} requests wait for a decision; decide some first")
+        connection.execute(
+            f"DELETE FROM requests WHERE state IN {_OPEN} AND direction = ? AND created_s < ?",
+            (direction, request.created_s - REQUEST_WAITS_S),
+        )
+        waiting = connection.execute(counted, (peer, direction)).fetchone()
     if waiting[1] >= REQUESTS_PENDING_PER_PEER_MAX:
         raise WalletFull(
             f"{REQUESTS_PENDING_PER_PEER_MAX} requests with {peer:.80} wait for a decision already"
         )
+    if waiting[0] >= REQUESTS_PENDING_MAX and not _displace(connection, direction, waiting[1] + 1):
+        raise WalletFull(f"{REQUESTS_PENDING_MAX} requests wait for a decision; decide some first")
+
+
+def _displace(connection: apsw.Connection, direction: str, count: int) -> bool:
+    """Forget the newest request that waits of the peer that has the most, if that is over `count`:
+    who has one keeps it, however many come.
+    """
+    connection.execute(
+        "DELETE FROM requests WHERE number = (SELECT max(number) FROM requests"
+        " WHERE state = 'pending' AND direction = ?1 GROUP BY peer HAVING count(*) > ?2"
+        " ORDER BY count(*) DESC LIMIT 1)",
+        (direction, count),
+    )
+    return connection.changes() == 1
 
 
 def _forget_closed(connection: apsw.Connection) -> None:

@@ -124,9 +124,7 @@ class Wallet:
                 return wallet_rows.load(connection, found[0])
         if found:
             raise UserError(f"{name!r:.80} names several credentials; give more of the wallet id")
-        raise CredentialMissing(
-            f"the wallet holds no credential {name!r:.80} (see: kwaainet credential list)"
-        )
+        raise CredentialMissing(f"the wallet holds no credential {name!r:.80}")
 
     def find(
         self,

@@ -258,13 +258,13 @@ async def test_while_there_is_no_office(office: CredentialOffice, serve: Serve) 
         return there[0]
 
     http = await serve(create_app(FakeGenerator(), office=find))
-    async with http.get("/credentials") as response:
+    async with http.get("/status/revocation-1") as response:
         assert response.status == 503
         assert response.headers["Retry-After"] == "2"
         await problem_of(response)
     there.append(office)
-    async with http.get("/credentials") as response:
-        assert response.status == 200
+    async with http.get("/status/revocation-1") as response:
+        assert response.status == 404
 
 
 class Slow:
@@ -302,7 +302,7 @@ async def test_more_than_enough_requests_are_turned_away(
 ) -> None:
     slow = Slow(monkeypatch)
     app = create_vc_app(office)
-    app[WORK]._requests_max = 2
+    app[WORK].threads.calls_max = 2
     http = await serve(app)
     body = {"verifiableCredential": signed()}
     asked = [asyncio.create_task(http.post("/credentials/verify", json=body)) for _ in range(2)]
@@ -333,7 +333,7 @@ async def test_a_place_is_free_when_the_work_has_ended(office: CredentialOffice)
         await work.run(lambda office: office.did)
     gate.set()
     async with asyncio.timeout(TIMEOUT_S):
-        while work._under_way:
+        while work.threads.under_way:
             await asyncio.sleep(0)
     assert await work.run(lambda office: office.did) == office.did
     await work.close()
@@ -483,6 +483,30 @@ async def test_beside_the_other_routes(office: CredentialOffice, serve: Serve) -
     async with http.post("/credentials/verify", json=[], headers=key) as response:
         assert response.status == 400
         await problem_of(response)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "POST /credentials/issue",
+        "POST /issuers/eddsa-jcs-2022/credentials/issue",
+        "POST /credentials/status",
+        "POST /presentations/prove",
+        "GET /credentials",
+        "GET /credentials/0123456789",
+    ],
+)
+async def test_without_a_key_nobody_signs_as_the_node(
+    office: CredentialOffice, serve: Serve, route: str
+) -> None:
+    http = await serve(create_app(FakeGenerator(), office=lambda: office))
+    method, _, path = route.partition(" ")
+    body = {"credential": CREDENTIAL} if method == "POST" else None
+    async with http.request(method, path, json=body) as response:
+        assert response.status == 401
+        assert "--api-key-file" in (await problem_of(response))["detail"]
+    async with http.post("/challenges", json={}) as response:
+        assert response.status == 200
 
 
 async def test_without_an_office_there_are_no_such_routes(serve: Serve) -> None:

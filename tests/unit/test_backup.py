@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import zlib
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from credentials.keys import SecretKey
+from credentials.keys import SecretKey, peer_id
 from credentials.sealed import seal
 from credentials.wallet import WalletEntry
 from kwaai.errors import (
@@ -52,7 +53,16 @@ ENTRY = WalletEntry(
     added_s=1500.0,
 )
 REQUEST = CredentialRequest(
-    "1", "in", "request", "12D3KooWA", "UptimeVC", b"\x00\xff", "pending", "", 1.0, 1.0
+    f"{1:032x}",
+    "in",
+    "request",
+    str(peer_id(SECRET.public)),
+    "UptimeVC",
+    b'{"claims":{},"note":""}',
+    "pending",
+    "",
+    1.0,
+    1.0,
 )
 
 
@@ -301,6 +311,15 @@ def test_wrong_passphrase_or_damage(wallet: Wallet) -> None:
             zlib.compress(b'{"kwaainet_backup":1,"made_s":1,"identity":"00","former":[]}\n'),
             "first line is wr",
         ),
+        *(
+            (
+                zlib.compress(
+                    b'{"kwaainet_backup":1,"made_s":%s,"identity":null,"former":[]}\n' % time
+                ),
+                "first line is",
+            )
+            for time in (b"Infinity", b"NaN", b"1e300", b"-1", b"1" + b"0" * 400)
+        ),
         (
             zlib.compress(b'{"kwaainet_backup":1,"made_s":"x","identity":null,"former":[]}\n'),
             "first line is",
@@ -326,6 +345,13 @@ def test_bombs(other: Wallet, monkeypatch: pytest.MonkeyPatch) -> None:
 
 CREDENTIAL = ["credential", "YQ==", ["A"], "i", ["s"], None, 2, None, 3, False, ""]
 LIST = ["list", "i", "revocation-1", "revocation", 131072, 0]
+
+
+def request_row(
+    *, id: str = "00" * 16, peer: str = REQUEST.peer, body: bytes = REQUEST.body
+) -> list[Any]:
+    packed = base64.b64encode(body).decode()
+    return ["request", 1, packed, id, "in", "request", peer, "t", "pending", "", 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -359,6 +385,15 @@ LIST = ["list", "i", "revocation-1", "revocation", 131072, 0]
         [LIST, ["entry", "i", "revocation-1", 1, 1, "urn:none", 0, None]],
         [["issued", "YQ==", "id", "i", "s", "k", None, None]],
         [["request", 1, "YQ==", "id", "sideways", "request", "p", "t", "pending", "", 1, 1]],
+        [["list", "i", "revocation-1", "suspension", 131072, 0]],
+        [["list", "i", "../revocation-1", "revocation", 131072, 0]],
+        [request_row(id="zz" * 16)],
+        [request_row(id="00")],
+        [request_row(peer="12D3KooWnobody")],
+        [request_row(body=b"a")],
+        [request_row(body=b"[" * 100_000)],
+        [request_row(body=b'{"claims":[],"note":""}')],
+        [request_row(body=b'{"claims":{}}')],
     ],
 )
 def test_rows_that_no_wallet_has(rows: list[Any], other: Wallet) -> None:

@@ -177,12 +177,24 @@ class TestIssue:
         assert message in err
         assert err.count("\n") == 1
 
-    def test_a_claim_out_of_bounds_is_a_refusal(self, run: Run) -> None:
-        code, _, err = run(
-            "credential", "issue", "EventAttendeeVC", "--subject", "self", "--claim", "eventName=x"
-        )
+    def test_a_claim_that_contradicts_another_is_a_refusal(self, run: Run) -> None:
+        claims = ("windowStart=2026-01-02T00:00:00Z", "windowEnd=2026-01-01T00:00:00Z")
+        pairs = [part for claim in (*claims, "interactionCount=1") for part in ("--claim", claim)]
+        code, _, err = run("credential", "issue", "PeerEndorsementVC", "--subject", "self", *pairs)
         assert code == 1
-        assert "eventDate" in err
+        assert "windowEnd" in err
+
+    def test_every_missing_claim_is_named_at_once(self, run: Run) -> None:
+        line = ("credential", "issue", "UptimeVC", "--subject", "self")
+        code, _, err = run(*line, "--claim", "probeCount=3")
+        assert code == 2
+        assert "UptimeVC needs windowStart, windowEnd, successCount; give each with" in err
+
+    def test_what_cannot_be_written_is_not_issued(self, run: Run, file: Path) -> None:
+        line = ("credential", "issue", "EventAttendeeVC", "--subject", "self", *EVENT)
+        for out in (file, file.parent / "no" / "such.json"):
+            assert run(*line, "--out", out)[0] == 2
+        assert len(json.loads(run("credential", "list", "--issued", "--json")[1])["issued"]) == 1
 
     def test_files_that_are_no_claims(self, run: Run, tmp_path: Path) -> None:
         line = ("credential", "issue", "EventAttendeeVC", "--subject", "self", "--from-file")
@@ -296,6 +308,16 @@ class TestVerify:
         assert run("credential", "revoke", issued["id"])[0] == 0
         code, out, _ = run("credential", "verify", path, "--json")
         assert (code, json.loads(out)["error"]["code"]) == (1, "credential_revoked")
+
+    def test_a_wallet_that_is_shut(self, run: Run, file: Path, tmp_path: Path) -> None:
+        (tmp_path / "phrase").write_text("correct horse battery")
+        (tmp_path / "phrase").chmod(0o600)
+        assert run("identity", "seal", "--new-passphrase-file", tmp_path / "phrase")[0] == 0
+        code, _, err = run("credential", "verify", file)
+        assert code == 69
+        assert "the wallet here stayed shut" in err
+        line = ("credential", "verify", file, "--passphrase-file", tmp_path / "phrase")
+        assert run(*line)[0] == 0
 
     def test_elsewhere_it_needs_the_status_lists(
         self, run: Run, file: Path, tmp_path: Path, other_home: Callable[[], None]
@@ -422,6 +444,11 @@ class TestPresent:
         assert self.present(run, tmp_path / "x.json", "--type", "UptimeVC")[0] == 66
         assert self.present(run, tmp_path / "x.json", "--id", "00" * 32)[0] == 66
 
+    def test_in_a_file_and_for_programs(self, run: Run, file: Path, tmp_path: Path) -> None:
+        line = ("credential", "present", "--to", OTHER, "--challenge", "x", "--json")
+        _, out, _ = run(*line, "--out", tmp_path / "shown")
+        assert json.loads(out) == json.loads((tmp_path / "shown").read_bytes())
+
     def test_a_presentation_is_not_imported(self, run: Run, file: Path, tmp_path: Path) -> None:
         self.present(run, tmp_path / "p.json")
         assert run("credential", "import", tmp_path / "p.json")[0] == 2
@@ -546,7 +573,9 @@ class TestWallet:
         assert key.read_bytes()[4:36] not in backup.read_bytes()
         other_home()
         code, out, err = run("credential", "restore", backup, "--backup-passphrase-file", phrase)
-        assert (code, err) == (0, "")
+        assert code == 0
+        assert "the backup's identity is this home's now" in err
+        assert "kwaainet identity seal" in err
         assert json.loads(run("identity", "show", "--json")[1])["did"] == did
         code, out, _ = run("credential", "verify", tmp_path / "c.json", "--json")
         assert json.loads(out)["error"]["code"] == "credential_suspended"
@@ -569,6 +598,21 @@ class TestStatus:
         assert run("credential", "revoke", issued["id"], "--json")[0] == 0
         _, out, _ = run("credential", "list", "--issued")
         assert out.splitlines()[1].split()[-1] == "revoked"
+        code, out, _ = run("credential", "resume", issued["id"])
+        assert (code, out.partition(":")[0]) == (
+            0,
+            "resume changes nothing, it was revoked for good",
+        )
+
+    def test_by_what_the_lists_print(self, run: Run) -> None:
+        first, second = issue(run), issue(run)
+        printed = run("credential", "list", "--issued")[1].splitlines()[1].split()[0]
+        assert second["id"] == f"urn:uuid:{printed}{second['id'][len(f'urn:uuid:{printed}') :]}"
+        assert run("credential", "suspend", printed)[0] == 0
+        kept = run("credential", "list")[1].splitlines()[2].split()[0]
+        code, out, _ = run("credential", "revoke", kept, "--json")
+        assert (code, json.loads(out)["credential"]["id"]) == (0, first["id"])
+        assert run("credential", "revoke", printed[:4])[0] == 66
 
     def test_by_index(self, run: Run) -> None:
         issued = issue(run)
@@ -657,6 +701,22 @@ class TestTree:
         stream = self.Terminal()
         print_tree(self.ROOT, stream=stream)
         assert "\x1b" not in stream.getvalue()
+
+    def test_a_narrow_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "40")
+        did = "did:key:z6MksgMaduHaUVmmEvrcrNUxs2zVL1o8FtUKoX4LwQrMKwZL"
+        steps = [Branch(f"4 proofs: by {did}#{did[8:]}", "passed"), Branch("5 issuer", "failed")]
+        root = Branch("one", "", [Branch(f"about {did}", "", [Branch("a b " * 15)]), *steps])
+        stream = self.Terminal()
+        print_tree(root, stream=stream)
+        lines = stream.getvalue().splitlines()
+        assert max(map(len, lines)) <= 40
+        assert "".join(line.lstrip("│├└─ ") for line in lines[1:3]) == f"about {did}"
+        assert "├─ passed  4 proofs: by" in lines
+        assert "│          did:key:z6MksgMa…wQrMKwZL" in lines
+        assert lines[-1] == "└─ failed  5 issuer"
 
     def test_text_of_strangers(self) -> None:
         stream = io.StringIO()

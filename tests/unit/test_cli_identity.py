@@ -104,6 +104,18 @@ class TestShow:
         run("credential", "resume", issued)
         assert len(shown(run)["credentials"]) == 1
 
+    def test_a_wallet_of_another_identity(self, run: Run, key: Path) -> None:
+        run("identity", "owner", "create")
+        run("identity", "owner", "bind", "--label", "x")
+        key.unlink()
+        ensure_identity(key)
+        told = shown(run)
+        assert (told["credentials"], told["owner"]) == ([], None)
+        assert "is not for the identity" in told["wallet_problem"]
+        code, out, err = run("identity", "show")
+        assert (code, out.partition(":")[0]) == (0, "DID")
+        assert err.startswith("its credentials cannot be read: ")
+
     def test_no_secret_in_it(self, run: Run, key: Path) -> None:
         seed = key.read_bytes()[4:36]
         for arguments in (("identity", "show"), ("identity", "show", "--json")):
@@ -241,6 +253,13 @@ class TestSeal:
         assert run("identity", "seal", "--new-passphrase-file", short)[0] == 2
         assert key.read_bytes() == before
 
+    def test_without_a_terminal_it_says_where_from(self, run: Run, key: Path, phrase: Path) -> None:
+        assert run("identity", "seal", "--new-passphrase-file", phrase)[0] == 0
+        code, _, err = run("identity", "show")
+        assert code == 77
+        assert "the identity key is sealed, and no passphrase was given" in err
+        assert "--passphrase-file, KWAAINET_PASSPHRASE" in err
+
     def test_without_a_terminal_a_file_is_needed(self, run: Run, key: Path) -> None:
         code, _, err = run("identity", "seal")
         assert code == 2
@@ -328,6 +347,18 @@ class TestOwner:
         assert code == 0, err
         monkeypatch.delenv("KWAAINET_OWNER_PASSPHRASE")
         assert run("identity", "owner", "show")[0] == 0
+
+    def test_what_a_sealed_owner_leaves_open(
+        self, run: Run, key: Path, phrase: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        phrase.chmod(0o600)
+        run("identity", "owner", "create", "--new-passphrase-file", phrase)
+        monkeypatch.setenv("KWAAINET_OWNER_PASSPHRASE_FILE", str(phrase))
+        assert run("identity", "owner", "bind", "--label", "x")[0] == 0
+        assert shown(run)["owner"]["label"] == "x"
+        monkeypatch.delenv("KWAAINET_OWNER_PASSPHRASE_FILE")
+        for line in (("identity", "show"), ("identity", "owner", "show")):
+            assert "not known, the owner's key here is sealed" in run(*line)[1]
 
     def test_an_owner_is_not_replaced(self, run: Run, key: Path) -> None:
         run("identity", "owner", "create")

@@ -183,6 +183,15 @@ async def test_an_offer_waits_for_its_subjects_word(world: World) -> None:
     assert [row.state for row in await issuer.exchange.requests()] == ["delivered"]
 
 
+async def test_an_offer_about_somebody_else_is_not_kept(world: World) -> None:
+    issuer, one, other = await world.add(), await world.add(), await world.add()
+    issued = issuer.office.issue(KIND, one.office.did, CLAIMS)
+    offered = await issuer.exchange.offer(other.peer, issued.data)
+    with pytest.raises(CredentialRefused, match="somebody else"):
+        await other.exchange.approve(offered.id)
+    assert other.office.wallet.count() == 0
+
+
 async def test_a_forged_offer_is_not_kept(world: World) -> None:
     liar, subject = await world.add(), await world.add()
     issued = liar.office.issue(KIND, subject.office.did, CLAIMS)
@@ -335,11 +344,11 @@ async def test_one_peer_cannot_read_anothers_request(world: World) -> None:
 async def test_a_peer_fills_no_inbox(world: World) -> None:
     victim, flood = await world.add(), await world.add()
     attacker = Attacker(flood)
-    for number in range(limits.CREDENTIAL_REQUESTS_PER_PEER_MAX + 4):
+    for number in range(limits.REQUESTS_PENDING_PER_PEER_MAX + 4):
         ask = Ask(number.to_bytes(16, "big"), KIND, b"{}")
         answer = parse_answer(await attacker.send(victim.peer, ask))
     assert answer.state == "refused"
-    assert len(await victim.exchange.requests()) == limits.CREDENTIAL_REQUESTS_PER_PEER_MAX
+    assert len(await victim.exchange.requests()) == limits.REQUESTS_PENDING_PER_PEER_MAX
     with contextlib.suppress(KwaaiError):
         for _ in range(int(limits.CREDENTIAL_ASKS_BURST) + 1):
             await attacker.send(victim.peer, Collect(bytes(16)))

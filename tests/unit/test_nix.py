@@ -52,7 +52,7 @@ def test_the_package_has_the_dependencies_of_the_project() -> None:
     assert set(names) == set(requirements())
 
 
-@pytest.mark.parametrize("name", ["libp2p", "llama-cpp-python"])
+@pytest.mark.parametrize("name", ["apsw-sqlite3mc", "libp2p", "llama-cpp-python"])
 def test_what_is_packaged_here_is_of_the_declared_release(name: str) -> None:
     text = (ROOT / "nix" / f"{name}.nix").read_text("utf-8")
     versions = re.findall(r'version = "([\d.]+)"', text)

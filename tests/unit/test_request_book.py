@@ -30,13 +30,15 @@ def book(tmp_path: Path) -> Iterator[RequestBook]:
 def test_keeping_and_finding(book: RequestBook) -> None:
     assert book.put(REQUEST)
     assert not book.put(replace(REQUEST, body=b"other"))
-    other = replace(REQUEST, peer="12D3KooWB", kind="offer")
+    other = replace(REQUEST, id="2", peer="12D3KooWB", kind="offer")
     ours = replace(REQUEST, direction="out")
     assert book.put(other)
     assert book.put(ours)
     assert book.get("in", REQUEST.peer, "1") == REQUEST
     assert book.get("out", REQUEST.peer, "1") == ours
     assert book.get("in", REQUEST.peer, "2") is None
+    with pytest.raises(UserError, match="that id is in use"):
+        book.put(replace(REQUEST, peer="12D3KooWB"))  # nobody could say which is meant
     assert book.find() == [ours, other, REQUEST]
     assert book.find(direction="in") == [other, REQUEST]
     assert book.find(peer=REQUEST.peer, direction="in") == [REQUEST]
@@ -80,7 +82,8 @@ def test_one_peer_cannot_fill_it(book: RequestBook) -> None:
         book.put(replace(REQUEST, id=str(n), state="approved" if n % 2 else "pending"))
     with pytest.raises(WalletFull, match="16 requests with 12D3KooWA wait"):
         book.put(replace(REQUEST, id="16"))
-    assert book.put(replace(REQUEST, id="16", peer="12D3KooWB"))
+    assert book.put(replace(REQUEST, id="other", peer="12D3KooWB"))
+    assert book.put(replace(REQUEST, id="ours", direction="out"))  # this node may ask all the same
     assert not book.put(REQUEST)  # known: no error
     book.set_state("in", REQUEST.peer, "0", expected="pending", state="refused", now_s=2.0)
     assert book.put(replace(REQUEST, id="16"))
@@ -89,9 +92,42 @@ def test_one_peer_cannot_fill_it(book: RequestBook) -> None:
 def test_all_peers_together(book: RequestBook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUESTS_PENDING_MAX", 3)
     for n in range(3):
-        book.put(replace(REQUEST, peer=str(n)))
+        book.put(replace(REQUEST, id=str(n), peer=str(n)))
     with pytest.raises(WalletFull, match="3 requests wait for a decision; decide some first"):
-        book.put(replace(REQUEST, peer="4"))
+        book.put(replace(REQUEST, id="4", peer="4"))
+    assert book.put(replace(REQUEST, id="ours", direction="out"))
+    assert not book.put(replace(REQUEST, id="0", peer="0"))  # known: no error
+
+
+def test_who_has_many_makes_room(book: RequestBook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REQUESTS_PENDING_MAX", 5)
+    book.put(replace(REQUEST, id="honest", peer="honest"))
+    for n in range(4):
+        book.put(replace(REQUEST, id=f"flood {n}", peer="flood"))
+    assert book.put(replace(REQUEST, id="late", peer="late"))
+    assert {row.id for row in book.find()} == {"honest", "late", "flood 0", "flood 1", "flood 2"}
+    assert book.put(replace(REQUEST, id="late 2", peer="late"))
+    with pytest.raises(WalletFull):
+        book.put(replace(REQUEST, id="late 3", peer="late"))
+
+
+def test_what_waited_too_long_makes_room(
+    book: RequestBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REQUESTS_PENDING_MAX", 3)
+    for n in range(3):
+        book.put(replace(REQUEST, id=str(n), peer=str(n), created_s=n * 1e6))
+    assert book.put(
+        replace(REQUEST, id="new", peer="new", created_s=module.REQUEST_WAITS_S + 1.5e6)
+    )
+    assert [row.id for row in book.find()] == ["new", "2"]
+
+
+def test_what_is_decided_hides_nothing(book: RequestBook) -> None:
+    book.put(REQUEST)
+    for n in range(2, 12):
+        book.put(replace(REQUEST, id=str(n), state="refused"))
+    assert book.find(open_first=True, limit=3)[0] == REQUEST
 
 
 def test_what_is_decided_is_forgotten(book: RequestBook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,17 @@ class TestContexts:
         verified = verify_credential(signed(RDFC, credentialSubject=subject), environment())
         assert not verified.contexts_trusted
 
+    def test_a_graph_that_is_another_document_too(self) -> None:
+        """Over RDF what is said of one id may stand in either place that has the id."""
+        document = unsigned(id=HOLDER.did)
+        verified = verify_credential(ISSUER.sign(document, RDFC), environment())
+        assert "two places" in verified.contexts_reason
+        document = unsigned(type=["VerifiableCredential", "https://example.org/Any"])
+        assert (
+            "IRI" in verify_credential(ISSUER.sign(document, RDFC), environment()).contexts_reason
+        )
+        assert verify_credential(ISSUER.sign(document, JCS), environment()).contexts_trusted
+
     def test_a_context_added_after_signing(self) -> None:
         document = signed(JCS)
         document["@context"] = [
@@ -623,6 +634,13 @@ class TestCache:
         second = verify_credential(data, environment(cache=cache))
         assert (first.proofs, first.view) == (second.proofs, second.view)
         assert [step.outcome for step in second.steps] == [step.outcome for step in first.steps]
+
+    def test_nobody_can_change_what_is_remembered(self) -> None:
+        cache, data = VerifiedCache(), encoded(signed())
+        for _ in range(2):
+            verified = verify_credential(data, environment(cache=cache))
+            assert verified.subject == HOLDER.did
+            verified.document["credentialSubject"]["id"] = STRANGER.did
 
     def test_one_byte_more_is_another_document(self) -> None:
         cache, data = VerifiedCache(), encoded(signed())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from credential_scene import HOLDER
 
-from credentials.contexts import PRESENTED, TRUSTED_EXTENSIONS, distrust_reason
+from credentials.contexts import PRESENTED, TRUSTED_EXTENSIONS, distrust_reason, rewriting_reason
 from credentials.model import CONTEXT_V1, CONTEXT_V2
 from schemas import load_context
 
@@ -139,3 +139,22 @@ def test_a_list_is_trusted_as_a_whole() -> None:
     # What stands in the document is looked at all the same.
     found = document(**{"@context": [CONTEXT_V2, "https://example.org/c"], "a:b": 1})
     assert "IRI" in distrust_reason(found, lists)
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (document(), ""),
+        (document(id="urn:x:1", evidence=[{"id": "urn:x:2"}, {"id": "urn:x:3"}]), ""),
+        (document(type=["VerifiableCredential", "Any"], a={"type": "Any"}), ""),
+        (document(proof={"id": HOLDER.did, "type": "a:b"}), ""),
+        (document(id=HOLDER.did), "two places"),
+        (document(evidence=[{"id": "urn:x:2"}, {"a": [[{"id": "urn:x:2"}]]}]), "two places"),
+        (document(type=["VerifiableCredential", "https://example.org/Any"]), "as an IRI"),
+        (document(a={"b": {"type": "cred:Any"}}), "as an IRI"),
+    ],
+)
+def test_a_graph_that_is_another_document_too(found: dict[str, Any], why: str) -> None:
+    reason = rewriting_reason(found)
+    assert why in reason
+    assert bool(reason) == bool(why)
