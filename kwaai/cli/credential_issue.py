@@ -98,7 +98,7 @@ def issue(arguments: argparse.Namespace) -> int:
 
 def deliver_issued(arguments: argparse.Namespace, issued: Issued) -> None:
     """Print what was issued, or write it to `--out`, and say how it is revoked."""
-    from kwaai.cli.credential_values import name_types, print_original, show_end, write_output
+    from kwaai.cli.credential_values import name_types, show_end, write_output
     from kwaai.cli.output import note, one_line, print_json
 
     if arguments.out is not None:
@@ -113,7 +113,7 @@ def deliver_issued(arguments: argparse.Namespace, issued: Issued) -> None:
     if arguments.out is not None:
         about += f", in {arguments.out}"
     else:
-        print_original(issued.data)
+        print(issued.data.decode("utf-8"))
     note(one_line(f"issued {about}"))
     if issued.statuses:
         note(f"to take it back: kwaainet credential revoke {issued.id}")

@@ -219,9 +219,7 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def print_original(data: bytes) -> None:
-    """Print a credential to the byte, so that what is kept of it is the same; on a terminal with an
-    end of its line.
-    """
+    """Print a credential to the byte; on a terminal with an end of its line."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     if sys.stdout.isatty():

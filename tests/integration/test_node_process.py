@@ -77,7 +77,11 @@ def test_a_life(home: Home) -> None:
     node = told["node"]
     assert (node["state"], node["peer"], node["api"]) == ("online", report["peer"], report["api"])
     assert {row["name"]: row["state"] for row in node["services"]} == dict.fromkeys(
-        ("network", "links", "directory", "serving", "answers", "api", "control"), "running"
+        (
+            *("network", "links", "directory", "credentials", "serving", "answers"),
+            *("api", "control"),
+        ),
+        "running",
     )
     [row] = node["served"]
     assert row["layers"] == {"start": 2, "stop": 4}
