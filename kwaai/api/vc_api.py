@@ -266,6 +266,8 @@ async def _list(request: web.Request) -> web.Response:
 async def _show(request: web.Request) -> web.Response:
     work = request.app[WORK]
     name = request.match_info["id"]
+    if f"/credentials/{name}" in _POST:
+        raise web.HTTPMethodNotAllowed("GET", ["POST"])
     stored = await work.run(lambda office: office.wallet.resolve(name))
     if stored.entry.quarantined:
         raise CredentialMissing("it is in quarantine, as it did not verify")

@@ -136,9 +136,7 @@ class ControlClient:
 
     def status_list(self, url: str) -> str:
         """Return a status list as JSON text."""
-        answer = self._ask(
-            "POST", "credentials/status", {"url": url}, CREDENTIAL_CONTROL_TIMEOUT_S
-        )
+        answer = self._ask("POST", "credentials/status", {"url": url}, CREDENTIAL_CONTROL_TIMEOUT_S)
         return str(answer["credential"])
 
     def _ask(

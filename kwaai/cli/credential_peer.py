@@ -201,9 +201,10 @@ def _fetch(arguments: argparse.Namespace) -> int:
         f"asking {arguments.peer}",
         lambda: _client(arguments).credential_fetch(arguments.peer, kinds, keep=arguments.keep),
     )
+    code = _fetched_code(shown["credentials"])
     if arguments.json:
         print_json(shown)
-        return 0
+        return code
     if not shown["credentials"]:
         print("it shows no credentials")
         return 0
@@ -213,13 +214,29 @@ def _fetch(arguments: argparse.Namespace) -> int:
             one_line(row["issuer"]),
             show_time(row["valid_until_s"]),
             "yes" if row["contexts_trusted"] else "no",
+            row["state"].removeprefix("credential_").replace("_", " "),
         )
         for row in shown["credentials"]
     ]
-    print_table(("Type", "Issuer", "Valid until", "Contexts trusted"), rows, ids=("Issuer",))
+    columns = ("Type", "Issuer", "Valid until", "Contexts trusted", "State")
+    print_table(columns, rows, ids=("Issuer",))
+    for row in shown["credentials"]:
+        if row["detail"]:
+            note(one_line(f"{row['types'][-1]}: {row['detail']}"))
     if arguments.keep:
         note(f"{shown['kept']} of {len(rows)} are new in the wallet")
-    return 0
+    return code
+
+
+def _fetched_code(rows: list[dict[str, Any]]) -> int:
+    """Return 0 where all count, 1 where one does not hold, 69 where one cannot be judged."""
+    from kwaai.errors import CredentialRefused, CredentialUnknown
+
+    states = {row["state"] for row in rows} - {"valid"}
+    if not states:
+        return 0
+    unknown = states == {"status_unknown"}
+    return CredentialUnknown.exit_code if unknown else CredentialRefused.exit_code
 
 
 def _report(arguments: argparse.Namespace, row: dict[str, Any]) -> int:

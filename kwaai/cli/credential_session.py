@@ -32,15 +32,18 @@ def office(
     from kwaai.store.owner_file import OWNER
 
     home, config = open_home(arguments)
-    with findings(), open_office(
-        home,
-        config,
-        unlock=unlocker(arguments),
-        owner_unlock=unlocker(argparse.Namespace(), OWNER),
-        with_owner=getattr(arguments, "as_owner", False),
-        fetch_status=node_lists(home),
-        given_lists=read_lists(status_files),
-    ) as opened:
+    with (
+        findings(),
+        open_office(
+            home,
+            config,
+            unlock=unlocker(arguments),
+            owner_unlock=unlocker(argparse.Namespace(), OWNER),
+            with_owner=getattr(arguments, "as_owner", False),
+            fetch_status=node_lists(home),
+            given_lists=read_lists(status_files),
+        ) as opened,
+    ):
         yield opened
 
 
@@ -52,13 +55,16 @@ def checker(arguments: argparse.Namespace, status_files: Sequence[str] = ()) -> 
     from kwaai.node.credential_home import open_checker
 
     home, loaded = load_settings(arguments)
-    with findings(), open_checker(
-        home,
-        loaded.config,
-        fetch_status=node_lists(home),
-        given_lists=read_lists(status_files),
-        unlock=quiet_unlocker(arguments),
-    ) as opened:
+    with (
+        findings(),
+        open_checker(
+            home,
+            loaded.config,
+            fetch_status=node_lists(home),
+            given_lists=read_lists(status_files),
+            unlock=quiet_unlocker(arguments),
+        ) as opened,
+    ):
         yield opened
 
 

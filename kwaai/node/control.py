@@ -209,13 +209,17 @@ class RequestView:
 
 @dataclass(frozen=True, slots=True)
 class ShownCredential:
-    """A credential that a peer presented, and that held."""
+    """A credential that a peer presented, and whether it counts; its signature held."""
 
     types: tuple[str, ...]
     issuer: str
     subject: str
     valid_until_s: float | None
     contexts_trusted: bool
+    state: str
+    """valid, or the code of why it does not count: `credential_revoked`, `status_unknown`."""
+    detail: str
+    """Why it does not count, for people."""
     text: str
     """The credential as it came."""
 

@@ -14,7 +14,7 @@ from credentials.errors import CredentialsError
 from credentials.keys import PeerId
 from credentials.verified import VerifiedCredential
 from kwaai import limits
-from kwaai.errors import UserError
+from kwaai.errors import CredentialRefused, UserError
 from kwaai.node.control import RequestView, ShownCredential, ShownCredentials
 from kwaai.node.credential_exchange import CredentialExchange
 from kwaai.node.credential_office import CredentialOffice
@@ -65,12 +65,12 @@ class ExchangeControl:
         if len(kinds) > limits.CREDENTIAL_KINDS_MAX:
             raise UserError(f"at most {limits.CREDENTIAL_KINDS_MAX} types can be asked for")
         found = self._find_peer(peer)
-        presentation = await self._exchange.fetch(found, kinds)
-        if presentation is None:
+        shown = await self._exchange.fetch(found, kinds)
+        if shown is None:
             return ShownCredentials(found, "", (), 0)
-        kept = await self._exchange.keep(presentation) if keep else 0
-        shown = tuple(_shown(credential) for credential in presentation.credentials)
-        return ShownCredentials(found, presentation.holder, shown, kept)
+        kept = await self._exchange.keep(shown) if keep else 0
+        rows = tuple(_shown(credential, finding) for credential, finding in shown.credentials)
+        return ShownCredentials(found, shown.holder, rows, kept)
 
     async def status_list(self, url: str) -> str:
         """See CredentialControl."""
@@ -105,12 +105,14 @@ def _subject(text: str) -> Mapping[str, Any]:
     return subject if isinstance(subject, dict) else {}
 
 
-def _shown(credential: VerifiedCredential) -> ShownCredential:
+def _shown(credential: VerifiedCredential, finding: CredentialRefused | None) -> ShownCredential:
     return ShownCredential(
         credential.types,
         credential.issuer,
         credential.subject or "",
         credential.view.valid_until_s,
         credential.contexts_trusted,
+        "valid" if finding is None else finding.reason,
+        "" if finding is None else finding.message,
         credential.original.decode(),
     )

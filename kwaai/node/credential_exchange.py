@@ -13,12 +13,13 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from credentials.document import parse_document
 from credentials.keys import PeerId
 from credentials.kinds import find_kind
-from credentials.verified import VerifiedPresentation
+from credentials.verified import VerifiedCredential
 from credentials.verify import status_lists_needed
 from credentials.wallet import StoredCredential
 from kwaai import limits
@@ -48,6 +49,19 @@ from kwaai.wire.credential_messages import (
 )
 
 log = get_logger(__name__)
+
+
+_SIGNATURES_ONLY: Final = frozenset({"issuer"})
+"""What of each presented credential must hold for any of them to be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a peer presented about itself."""
+
+    holder: str
+    credentials: tuple[tuple[VerifiedCredential, CredentialRefused | None], ...]
+    """Each with why it does not count: expired, revoked, unknown; None where it does."""
 
 
 class CredentialExchange:
@@ -186,9 +200,9 @@ class CredentialExchange:
         """Return requests and offers, both ways: what waits first, the newest first."""
         return await self._desk.rows()
 
-    async def fetch(self, peer: PeerId, kinds: Sequence[str] = ()) -> VerifiedPresentation | None:
+    async def fetch(self, peer: PeerId, kinds: Sequence[str] = ()) -> Shown | None:
         """Ask a peer what it holds about itself; None where it shows nothing. Raises PeerError,
-        CredentialRefused where what it shows does not hold.
+        CredentialRefused where a signature does not hold; of the rest each has its own finding.
         """
         challenge = secrets.token_urlsafe(24)
         data = await self._peers.ask(peer, Show(challenge, tuple(kinds)))
@@ -202,16 +216,26 @@ class CredentialExchange:
                 data,
                 challenge=challenge,
                 domain=self._office.did,
+                checks=_SIGNATURES_ONLY,
             )
-        if presentation.holder not in names_of(peer):
-            raise PeerMisbehaved(f"{peer} presents what {presentation.holder} holds", peer=peer)
-        return presentation
+            if presentation.holder not in names_of(peer):
+                raise PeerMisbehaved(f"{peer} presents what {presentation.holder} holds", peer=peer)
+            found = [await self._judge(credential) for credential in presentation.credentials]
+        return Shown(presentation.holder, tuple(found))
 
-    async def keep(self, presentation: VerifiedPresentation) -> int:
-        """Store what a peer presented; return how many of it were new."""
+    async def _judge(
+        self, credential: VerifiedCredential
+    ) -> tuple[VerifiedCredential, CredentialRefused | None]:
+        try:
+            return await self._desk.run(self._office.verify, credential.original), None
+        except CredentialRefused as error:
+            return credential, error
+
+    async def keep(self, shown: Shown) -> int:
+        """Store what a peer presented and what holds; return how many of it were new."""
         kept = 0
-        for credential in presentation.credentials:
-            if not await self._desk.is_kept(credential.original):
+        for credential, finding in shown.credentials:
+            if finding is None and not await self._desk.is_kept(credential.original):
                 await self._desk.run(self._office.import_credential, credential.original)
                 kept += 1
         return kept

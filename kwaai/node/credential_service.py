@@ -64,9 +64,7 @@ class CredentialService:
         office = self.office()
         if self._exchange is None:
             raise ResourceError("the wallet of this node is being opened", retry_after_s=1.0)
-        return ExchangeControl(
-            self._exchange, office, self._view.find_peer, self._view.name_of
-        )
+        return ExchangeControl(self._exchange, office, self._view.find_peer, self._view.name_of)
 
     def stats(self) -> dict[str, float]:
         """Return counters for /metrics."""

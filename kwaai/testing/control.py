@@ -90,9 +90,7 @@ class FakeCredentials:
     called: Callable[..., None]
     rows: list[RequestView] = field(default_factory=lambda: [request_view()])
     answer: RequestView = field(default_factory=lambda: request_view(direction="out"))
-    shown: ShownCredentials = field(
-        default_factory=lambda: ShownCredentials(PEERS[0], "", (), 0)
-    )
+    shown: ShownCredentials = field(default_factory=lambda: ShownCredentials(PEERS[0], "", (), 0))
 
     async def request(
         self, peer: str, kind: str, claims: Mapping[str, Any], note: str

@@ -249,11 +249,12 @@ def test_many_at_once(node: Node) -> None:
 @pytest.mark.parametrize("after", [1, 2, 3, 5, 8])
 def test_ended_at_any_moment(node: Node, after: int) -> None:
     """What was printed as issued is in the register, whenever the process was killed."""
+    line = ["credential", "issue", "EventAttendeeVC", "--subject", "self", *EVENT]
     loop = (
         "import sys\n"
         "from kwaai.cli.main import main\n"
         "for _ in range(500):\n"
-        f"    if main({['credential', 'issue', 'EventAttendeeVC', '--subject', 'self', *EVENT]!r}):\n"
+        f"    if main({line!r}):\n"
         "        break\n"
         "    sys.stdout.flush()\n"
     )
