@@ -1,4 +1,4 @@
-"""Every bound of this package, with its unit and its reason. A package of its own has its own list."""
+"""Every bound of this package, with its unit and its reason."""
 
 from __future__ import annotations
 
