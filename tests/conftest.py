@@ -6,6 +6,7 @@ HYPOTHESIS_PROFILE=thorough looks at many more examples than the everyday profil
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,17 @@ def kwaainet_home(
 ) -> Path:
     """The KWAAINET_HOME of this test. It does not exist yet."""
     return _forget_the_user(monkeypatch, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Commands that run in this process set logging up: undo that."""
+    root, ours = logging.getLogger(), logging.getLogger("kwaai")
+    handlers, level, our_level = list(root.handlers), root.level, ours.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    ours.setLevel(our_level)
 
 
 @pytest.fixture(scope="session")

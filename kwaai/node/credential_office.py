@@ -196,6 +196,7 @@ class CredentialOffice:
             raise ProofNotMade("only a credential of the data model 2.0 gets a status here")
         if view.issuer != issuer:
             raise ProofNotMade(f"the issuer is {view.issuer!r:.200}, this key is that of {issuer}")
+        signed()  # what is refused takes no place in a list
         places, entries = self.lists.reserve(issuer, statuses, self._keys.now_s())
         given = document.get("credentialStatus", [])
         given = given if isinstance(given, list) else [given]

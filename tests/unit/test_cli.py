@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import logging
 import signal
 import sys
 import threading
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,16 +39,6 @@ from kwaai.testing.models import tiny_model
 from kwaai.types import LayerRange
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("kwaai")
-    before = (list(root.handlers), root.level, ours.level)
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import logging
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,6 @@ Run = Callable[..., tuple[int, str, str]]
 EVENT = ("--claim", "eventName=Summit", "--claim", "eventDate=2026-01-01")
 OTHER = "did:key:z6MkvRUpY1dmXsyNG2K9SiYZUC4Cwhsjkiixbb4qEmQMrqEw"
 OTHER_PEER = "12D3KooWRnawgty3PEkPZQysPkL4Ptb3cTeXNXZ5sAWvnUbEqZBV"
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("kwaai")
-    before = (list(root.handlers), root.level, ours.level)
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import getpass
 import json
-import logging
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,6 @@ from kwaai.store.identity_file import ensure_identity
 
 Capture = pytest.CaptureFixture[str]
 PASSPHRASE = "correct horse battery"
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("kwaai")
-    before = (list(root.handlers), root.level, ours.level)
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 Run = Callable[..., tuple[int, str, str]]

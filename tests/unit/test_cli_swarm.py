@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +20,6 @@ from kwaai.testing.control import PEERS, FakeNode, chain_row, serving
 from kwaai.types import LayerRange
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("kwaai")
-    before = (list(root.handlers), root.level, ours.level)
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 @pytest.fixture

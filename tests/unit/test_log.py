@@ -5,23 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from credentials.keys import SecretKey
 from kwaai import limits
 from kwaai.log import REDACTED, Budget, configure_logging, get_logger
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("kwaai")
-    before = (list(root.handlers), root.level, ours.level)
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
 
 
 def written(level: str = "debug", *, as_json: bool = False) -> io.StringIO:
