@@ -45,6 +45,10 @@ _CONTEXTS: Final[dict[str, tuple[str, str]]] = {
         "jwk-v1",
         "0f14b62f6071aafe00df265770ea0c7508e118247d79b7d861a406d2aa00bece",
     ),
+    "https://w3id.org/citizenship/v4rc1": (
+        "citizenship-v4rc1",
+        "a89b0bc00b1848ac3dfdf956c7dd5de8567e755351c07ec6a1c2b4a08b67953b",
+    ),
     "https://w3id.org/security/suites/ed25519-2020/v1": (
         "ed25519-2020-v1",
         "b9e1ab971fd8bf2c7553e0c4a9438e0b9450afde1ea1ca5b2492368b9f549588",
