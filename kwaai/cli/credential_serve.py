@@ -90,8 +90,19 @@ def run(arguments: argparse.Namespace) -> int:
             "key, or say so with --open-to-network"
         )
     home, config = open_home(arguments)
+    _make_identity(config.identity_key or home.identity_key)
     with _api_key(arguments, home, config.api_key_file) as api_key:
         return run_async(_serve(arguments, api_key))
+
+
+def _make_identity(path: Path) -> None:
+    """Make a key where there is none, as `kwaainet start` does: who serves has to be somebody."""
+    from kwaai.cli.output import note
+    from kwaai.store.identity_file import ensure_identity
+
+    if not path.exists():
+        ensure_identity(path)
+        note(f"made an identity: {path}")
 
 
 @contextlib.contextmanager

@@ -652,14 +652,20 @@ def test_the_command_refuses(home: Path, arguments: tuple[str, ...], said: str) 
     assert said in done.stderr
 
 
-def test_without_an_identity_there_is_nothing_to_serve(kwaainet_home: Path) -> None:
-    done = subprocess.run(
-        command("--no-auth"),
+def test_in_an_empty_home_it_makes_an_identity(kwaainet_home: Path) -> None:
+    process = subprocess.Popen(
+        command("--no-auth", "--port", "0"),
         env=environment(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=TIMEOUT_S,
-        check=False,
     )
-    assert done.returncode == 78
-    assert "kwaainet setup" in done.stderr
+    try:
+        assert process.stdout is not None
+        assert "as did:key:z6Mk" in process.stdout.readline()
+        assert (kwaainet_home / "identity.key").exists()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    assert "made an identity" in said
+    assert process.returncode == 0
