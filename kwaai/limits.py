@@ -461,6 +461,7 @@ BENCH_CREDENTIALS_MAX = 1_000_000  # of a wallet that is searched; some 1.5 GB
 
 # Status lists of what this node issued.
 STATUS_LIST_LIFE_S = 24 * 3600.0  # of a signed copy: how long a revocation can be held back
+STATUS_LIST_OWNER_LIFE_S = 30 * 24 * 3600.0  # of an owner's: its key is seldom where the node runs
 STATUS_LIST_TTL_S = 300.0  # that others may keep it before they ask again
 STATUS_LIST_COPIES_MAX = 64  # signed ones in memory, 20 kB each
 PRESENTATION_LIFE_S = 600.0  # of a presentation's proof: enough to hand it over

@@ -24,8 +24,9 @@ _CREATE_MORE = """\
 The key is in owner.key in the node's home, and need not stay on a node: copy it where you certify
 from. With --sealed it is under a passphrase, from --new-passphrase-file or the terminal; it is then
 needed for bind, from KWAAINET_OWNER_PASSPHRASE, the file that KWAAINET_OWNER_PASSPHRASE_FILE names,
-or the terminal. The node here needs one of the first two as well: it signs the owner's status lists
-each day, and without them nobody can tell whether a certificate is still in force.
+or the terminal. Whatever signs with it also signs the owner's status lists, which the node here
+hands out for a month. A node that has one of the first two signs new ones by itself; else use the
+key once a month, or nobody can tell whether a certificate is still in force.
 """
 _BIND_MORE = """\
 NODE is a DID, a PeerId, or self for this node. The credential is printed (or goes to --out): carry

@@ -160,7 +160,10 @@ class CredentialOffice:
         if revocable:
             places, entries = self.lists.reserve(issuer, PURPOSES, now_s)
         signed = self._keys.sign_credential(build(entries), issuer, suite, created_s=now_s)
-        return self._record(signed, places)
+        issued = self._record(signed, places)
+        if as_owner:
+            self.lists.renew_owners(now_s)
+        return issued
 
     def sign(
         self,
@@ -336,12 +339,15 @@ class CredentialOffice:
             raise ValueError("a credential is named by its id or by its index")
         if id is not None:
             self.issued.set_status(id, purpose, on, self._clock())
-            return self.issued.get(id)
-        assert index is not None
-        name = list_name or f"{purpose}-1"
-        issuer = self._keys.did_of(as_owner)
-        self.issued.set_entry(issuer, name, index, on, self._clock())
-        return self.issued.at(issuer, name, index)
+            found = self.issued.get(id)
+        else:
+            assert index is not None
+            name = list_name or f"{purpose}-1"
+            issuer = self._keys.did_of(as_owner)
+            self.issued.set_entry(issuer, name, index, on, self._clock())
+            found = self.issued.at(issuer, name, index)
+        self.lists.renew_owners(self._clock())
+        return found
 
     @property
     def resolver(self) -> Resolver:

@@ -2,7 +2,8 @@
 
 A list has a URL: `<base>/status/<name>` where the node has a public address for HTTP, else the DID
 URL of `kwaai.node.status_urls`, which peers ask the node for. One list may be asked for under
-both. A signed list ends after a day, so that holding back a revocation has an end. Bits and indexes
+both. A signed list ends after a day, so that holding back a revocation has an end; an owner's after
+a month, and the last one is kept on the disk: the owner's key is mostly sealed. Bits and indexes
 are `kwaai.store.issued`'s, the format is `credentials.status`'s (Bitstring Status List 1.0).
 """
 
@@ -24,11 +25,17 @@ from credentials.model import check_credential
 from credentials.proof import ProofOptions, Suite
 from credentials.status import build_list_credential, build_status_entry
 from kwaai.errors import CredentialMissing
-from kwaai.limits import STATUS_LIST_COPIES_MAX, STATUS_LIST_LIFE_S, STATUS_LIST_TTL_S
+from kwaai.limits import (
+    STATUS_LIST_COPIES_MAX,
+    STATUS_LIST_LIFE_S,
+    STATUS_LIST_OWNER_LIFE_S,
+    STATUS_LIST_TTL_S,
+)
 from kwaai.node.status_urls import NAME, list_url, parse_list_url
+from kwaai.store.issued import SignedList
 
 if TYPE_CHECKING:
-    from kwaai.store.issued import IssuedRegister, StatusPlace
+    from kwaai.store.issued import IssuedList, IssuedRegister, StatusPlace
 
 _OWNER_PREFIX = "owner-"
 """Before the name of an owner's list where the node's own lists are, under the same base URL."""
@@ -142,7 +149,7 @@ class StatusLists:
 
     def _find(self, url: str) -> tuple[str, str]:
         parsed = parse_list_url(url)
-        if parsed is not None and {parsed.publisher, parsed.issuer} <= self._issuers.keys():
+        if parsed is not None and parsed.publisher in self._issuers:
             return parsed.issuer, parsed.name
         place, _, name = url.rpartition("/status/")
         if self._base is not None and place == self._base:
@@ -153,7 +160,7 @@ class StatusLists:
                 return self._owner_did, short
         with self._lock:
             known = self._elsewhere.get(url)
-        if known is None or known[0] not in self._issuers:
+        if known is None:
             raise StatusUnknown(f"the status list {url!r:.200} is not one of this node")
         return known
 
@@ -166,16 +173,44 @@ class StatusLists:
             if (
                 copy is not None
                 and copy.version == row.version
-                and 0 <= now_s - copy.signed_s < STATUS_LIST_LIFE_S / 2
+                and 0 <= now_s - copy.signed_s < self._life_s(issuer) / 2
             ):
                 self._copies.move_to_end(url)
                 return copy.data
+        if issuer not in self._issuers:
+            return self._kept(row, url)
         data = self._sign(issuer, name, row.purpose, url, now_s)
+        if issuer == self._owner_did and url.startswith("did:"):
+            self._register.put_signed(issuer, name, SignedList(data, row.version, now_s))
         with self._lock:
             self._copies[url] = _Copy(data, row.version, now_s)
             while len(self._copies) > STATUS_LIST_COPIES_MAX:
                 self._copies.popitem(last=False)
         return data
+
+    def renew_owners(self, now_s: float) -> None:
+        """Sign the owner's lists now, while the key is here, so that they can be asked for when it
+        is not.
+        """
+        if self._owner_did is not None:
+            for row in self._register.lists(self._owner_did):
+                url = list_url(self._did, self._owner_did, row.name)
+                self._signed(self._owner_did, row.name, url, now_s)
+
+    def _kept(self, row: IssuedList, url: str) -> bytes:
+        """Return the list of an owner whose key is not here, as it was signed last; one that has
+        changed since is not told, rather than told wrong.
+        """
+        kept = self._register.get_signed(row.issuer, row.name)
+        is_current = kept is not None and kept.version == row.version
+        if kept is None or not is_current or parse_document(kept.original).get("id") != url:
+            raise CredentialMissing(
+                f"the owner's key is needed for the status list {url!r:.200}, and is sealed"
+            )
+        return kept.original
+
+    def _life_s(self, issuer: str) -> float:
+        return STATUS_LIST_OWNER_LIFE_S if issuer == self._owner_did else STATUS_LIST_LIFE_S
 
     def _sign(self, issuer: str, name: str, purpose: str, url: str, now_s: float) -> bytes:
         # Bits are read after the version: a change in between is at worst signed once more.
@@ -186,7 +221,7 @@ class StatusLists:
             purpose,
             bits,
             valid_from_s=now_s,
-            valid_until_s=now_s + STATUS_LIST_LIFE_S,
+            valid_until_s=now_s + self._life_s(issuer),
             ttl_ms=int(STATUS_LIST_TTL_S * 1000),
         )
         secret = self._issuers[issuer]

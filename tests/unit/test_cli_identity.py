@@ -346,6 +346,9 @@ class TestOwner:
         assert run("identity", "owner", "bind", "--label", "x")[0] == 0
         assert shown(run)["owner"]["label"] == "x"
         monkeypatch.delenv("KWAAINET_OWNER_PASSPHRASE_FILE")
+        assert shown(run)["owner"]["label"] == "x", "the last signed lists are kept"
+        issued = json.loads(run("credential", "list", "--issued", "--json")[1])["issued"]
+        assert run("credential", "revoke", issued[0]["id"])[0] == 0
         for line in (("identity", "show"), ("identity", "owner", "show")):
             assert "not known, the owner's key here is sealed" in run(*line)[1]
 
