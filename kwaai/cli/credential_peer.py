@@ -168,11 +168,18 @@ def _what(row: dict[str, Any]) -> str:
 
 
 def _approve(arguments: argparse.Namespace) -> int:
+    from kwaai.errors import CredentialRefused
+
     client = _client(arguments)
     claims = None
     if arguments.claims or arguments.from_file:
         claims = _other_claims(arguments, client)
-    row = _waiting("approving", client.credential_approve, arguments.id, claims)
+    try:
+        row = _waiting("approving", client.credential_approve, arguments.id, claims)
+    except CredentialRefused as error:
+        if "claim" in error.message or "missing" in error.message:
+            error.message += "; give what it lacks with --claim NAME=VALUE"
+        raise
     return _report(arguments, row)
 
 

@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from credentials.did import did_key
 from credentials.document import parse_document
-from credentials.keys import PeerId
+from credentials.keys import PeerId, parse_peer_id
 from credentials.kinds import find_kind
 from credentials.verified import VerifiedCredential
 from credentials.verify import status_lists_needed
@@ -34,8 +35,8 @@ from kwaai.log import get_logger
 from kwaai.net.network import Network
 from kwaai.node.credential_desk import CredentialDesk, findings, last_type, short
 from kwaai.node.credential_inbox import CredentialInbox
-from kwaai.node.credential_office import CredentialOffice
-from kwaai.node.credential_peers import CredentialPeers, names_of
+from kwaai.node.credential_office import CredentialOffice, names_of
+from kwaai.node.credential_peers import CredentialPeers
 from kwaai.node.services import Ready
 from kwaai.store.requests import CredentialRequest, RequestBook, RequestKind
 from kwaai.wire.credential_messages import (
@@ -135,14 +136,17 @@ class CredentialExchange:
         return await self._begin("request", peer, name, body, message)
 
     async def offer(self, peer: PeerId, credential: bytes, note: str = "") -> CredentialRequest:
-        """Offer a peer a credential about it. Raises CredentialRefused, UserError."""
-        with findings():
-            types = parse_document(credential).get("type")
+        """Offer a peer a credential about it. Raises CredentialRefused for one that does not hold
+        or is about somebody else, UserError.
+        """
         if len(credential) > limits.CREDENTIAL_OFFER_BYTES_MAX:
             raise UserError(f"only {limits.CREDENTIAL_OFFER_BYTES_MAX} bytes can be offered")
+        verified = await self._desk.run(self._office.verify, credential)
+        if verified.subject not in _names_of(peer):
+            raise CredentialRefused(f"it is about {verified.subject}, not about that peer")
         body = {"credential": credential.decode(), "note": short(note)}
         message = Offer(secrets.token_bytes(REQUEST_ID_BYTES), credential, short(note))
-        return await self._begin("offer", peer, last_type(types), body, message)
+        return await self._begin("offer", peer, last_type([*verified.types]), body, message)
 
     async def _begin(
         self,
@@ -218,7 +222,7 @@ class CredentialExchange:
                 domain=self._office.did,
                 checks=_SIGNATURES_ONLY,
             )
-            if presentation.holder not in names_of(peer):
+            if presentation.holder not in _names_of(peer):
                 raise PeerMisbehaved(f"{peer} presents what {presentation.holder} holds", peer=peer)
             found = [await self._judge(credential) for credential in presentation.credentials]
         return Shown(presentation.holder, tuple(found))
@@ -318,8 +322,13 @@ class CredentialExchange:
             urls = status_lists_needed(parse_document(data))
         async with self._peers.presented_by(peer, urls):
             verified = await self._desk.run(self._office.verify, data)
-            if verified.issuer not in names_of(peer) or row.type not in verified.types:
+            if verified.issuer not in _names_of(peer) or row.type not in verified.types:
                 raise PeerMisbehaved(f"{peer} sent another credential than asked for", peer=peer)
             if not self._office.is_about_us(verified.subject):
                 raise PeerMisbehaved(f"{peer} sent a credential about somebody else", peer=peer)
             return await self._desk.run(self._office.import_credential, data)
+
+
+def _names_of(peer: PeerId) -> frozenset[str]:
+    """Return the DIDs of a peer's key."""
+    return names_of(did_key(parse_peer_id(peer)))

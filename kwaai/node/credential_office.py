@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from credentials.binding import Binding, owner_of, read_binding
 from credentials.did import did_peer_alias, parse_did
+from credentials.did_peer import create_peer_0
 from credentials.document import Document, encode_document
 from credentials.errors import CredentialsError, HolderWrong, ProofNotMade
 from credentials.kinds import build_credential, find_kind
@@ -455,5 +456,8 @@ class CredentialOffice:
 
 
 def names_of(did: str) -> frozenset[str]:
-    """Return a did:key, and the alias by which the reference network calls the same key."""
-    return frozenset((did, did_peer_alias(parse_did(did))))
+    """Return a did:key, and the other names of the same key that need no document: did:peer:0, and
+    the alias of the reference network.
+    """
+    key = parse_did(did)
+    return frozenset((did, create_peer_0(key), did_peer_alias(key)))

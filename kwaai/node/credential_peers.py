@@ -11,10 +11,10 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from credentials.did import did_key, parse_did
+from credentials.did import parse_did
 from credentials.document import parse_document
 from credentials.errors import CredentialsError, StatusUnknown
-from credentials.keys import PeerId, parse_peer_id, peer_id
+from credentials.keys import PeerId, peer_id
 from credentials.proof import verify_proofs
 from credentials.resolve import resolve_offline
 from kwaai import limits
@@ -160,12 +160,6 @@ def _is_signed(data: bytes, url: str) -> bool:
     except CredentialsError:
         return False
     return document.get("id") == url and any(p.controller == named.issuer for p in proofs)
-
-
-def names_of(peer: PeerId) -> frozenset[str]:
-    """Return the DIDs that name a peer's key."""
-    did = did_key(parse_peer_id(peer))
-    return frozenset({did, f"did:peer:0{did.removeprefix('did:key:')}"})
 
 
 def _publisher_of(url: str) -> PeerId | None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from credentials.did import did_key
-from credentials.keys import PeerId, SecretKey, peer_id
+from credentials.keys import PeerId, peer_id
 from kwaai import limits
 from kwaai.config import Config
 from kwaai.errors import (
@@ -28,7 +27,7 @@ from kwaai.errors import (
 from kwaai.node.credential_exchange import CredentialExchange, Shown
 from kwaai.node.credential_home import open_office
 from kwaai.node.credential_office import CredentialOffice
-from kwaai.node.credential_peers import CredentialPeers, names_of
+from kwaai.node.credential_peers import CredentialPeers
 from kwaai.store.home import ensure_home
 from kwaai.store.identity_file import ensure_identity
 from kwaai.store.owner_file import create_owner, owner_key
@@ -41,6 +40,7 @@ from kwaai.wire.credential_messages import (
     Deliver,
     Document,
     FetchStatus,
+    Offer,
     Show,
     encode_document_answer,
     encode_request,
@@ -191,9 +191,11 @@ async def test_an_offer_waits_for_its_subjects_word(world: World) -> None:
 async def test_an_offer_about_somebody_else_is_not_kept(world: World) -> None:
     issuer, one, other = await world.add(), await world.add(), await world.add()
     issued = issuer.office.issue(KIND, one.office.did, CLAIMS)
-    offered = await issuer.exchange.offer(other.peer, issued.data)
+    with pytest.raises(CredentialRefused, match="not about that peer"):
+        await issuer.exchange.offer(other.peer, issued.data)
+    await Attacker(issuer).send(other.peer, Offer(bytes(16), issued.data))
     with pytest.raises(CredentialRefused, match="somebody else"):
-        await other.exchange.approve(offered.id)
+        await other.exchange.approve(bytes(16).hex())
     assert other.office.wallet.count() == 0
 
 
@@ -201,9 +203,11 @@ async def test_a_forged_offer_is_not_kept(world: World) -> None:
     liar, subject = await world.add(), await world.add()
     issued = liar.office.issue(KIND, subject.office.did, CLAIMS)
     forged = issued.data.replace(b"the lab", b"the bar")
-    offered = await liar.exchange.offer(subject.peer, forged)
     with pytest.raises(CredentialRefused):
-        await subject.exchange.approve(offered.id)
+        await liar.exchange.offer(subject.peer, forged)
+    await Attacker(liar).send(subject.peer, Offer(bytes(16), forged))
+    with pytest.raises(CredentialRefused):
+        await subject.exchange.approve(bytes(16).hex())
     assert subject.office.own_credentials() == []
 
 
@@ -396,8 +400,3 @@ async def test_what_is_shown_is_made_for_the_asker(world: World) -> None:
     data = await Attacker(verifier).send(holder.peer, Show("c" * 32))
     proof = json.loads(parse_document_answer(data).data)["proof"]
     assert (proof["challenge"], proof["domain"]) == ("c" * 32, verifier.office.did)
-
-
-def test_every_peer_has_the_did_of_its_key() -> None:
-    secret = SecretKey(bytes(32))
-    assert did_key(secret.public) in names_of(peer_id(secret.public))
