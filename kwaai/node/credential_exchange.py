@@ -14,12 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from credentials.did import did_key
 from credentials.document import parse_document
 from credentials.keys import PeerId, parse_peer_id
 from credentials.kinds import find_kind
+from credentials.policy import NODE_POLICY
 from credentials.verified import VerifiedCredential
 from credentials.verify import status_lists_needed
 from credentials.wallet import StoredCredential
@@ -231,7 +233,8 @@ class CredentialExchange:
         self, credential: VerifiedCredential
     ) -> tuple[VerifiedCredential, CredentialRefused | None]:
         try:
-            return await self._desk.run(self._office.verify, credential.original), None
+            verify = partial(self._office.verify, policy=NODE_POLICY)
+            return await self._desk.run(verify, credential.original), None
         except CredentialRefused as error:
             return credential, error
 

@@ -24,6 +24,7 @@ from credentials.document import Document, encode_document
 from credentials.errors import CredentialsError, HolderWrong, ProofNotMade
 from credentials.kinds import build_credential, find_kind
 from credentials.model import check_credential
+from credentials.policy import NODE_POLICY, Policy
 from credentials.present import build_presentation
 from credentials.proof import Suite
 from kwaai.errors import CredentialMissing
@@ -38,7 +39,6 @@ from kwaai.store.backup import export_wallet
 
 if TYPE_CHECKING:
     from credentials.keys import SecretKey
-    from credentials.policy import Policy
     from credentials.resolve import Resolver
     from credentials.verified import VerifiedCredential, VerifiedPresentation
     from credentials.wallet import StoredCredential
@@ -50,6 +50,8 @@ REVOCATION = "revocation"
 SUSPENSION = "suspension"
 PURPOSES = (REVOCATION, SUSPENSION)
 """What a credential can be taken back by: for good, and for now."""
+_RECALLED = Policy(status_known=False)
+"""What is shown at a stranger's word: whoever checks it looks its status up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ class CredentialOffice:
             places=places,
         )
         if names_of(self.did).intersection(view.subjects):
-            self.import_credential(data)
+            self.import_credential(data, policy=None)  # we know what we meant
         entries = {place.purpose: (self.lists.url(place), place.index) for place in places}
         return Issued(str(view.id), signed, data, entries)
 
@@ -260,12 +262,14 @@ class CredentialOffice:
             checks=checks,
         )
 
-    def import_credential(self, data: bytes, *, quarantine: bool = False) -> StoredCredential:
-        """Verify and store; what fails is stored only under `quarantine`, where nothing counts it.
-        Raises CredentialsError.
+    def import_credential(
+        self, data: bytes, *, quarantine: bool = False, policy: Policy | None = NODE_POLICY
+    ) -> StoredCredential:
+        """Verify, ask `policy` and store; what fails is stored only under `quarantine`, where
+        nothing counts it. Raises CredentialsError.
         """
         try:
-            verified = self.verify(data)
+            verified = self.verify(data, policy=policy)
         except CredentialsError as error:
             if not quarantine:
                 raise
@@ -303,7 +307,8 @@ class CredentialOffice:
         ]
         for stored in sorted(found, key=lambda stored: -stored.number):
             try:
-                verified = checker.verify(stored.original)
+                policy = _RECALLED if checker is self._recall else NODE_POLICY
+                verified = checker.verify(stored.original, policy=policy)
             except CredentialsError:
                 continue
             yield stored, verified

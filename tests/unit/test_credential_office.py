@@ -604,6 +604,26 @@ class TestImport:
         with pytest.raises(CredentialMissing):
             peer.present("did:example:v", "challenge", types=["EventAttendeeVC"])
 
+    def test_a_proof_alone_is_not_enough(
+        self, office: CredentialOffice, peer: CredentialOffice
+    ) -> None:
+        """Contexts of the issuer's own could give our type's name another meaning."""
+        meaning = {"EventAttendeeVC": "https://example.com/anything"}
+        document = {
+            "@context": ["https://www.w3.org/ns/credentials/v2", meaning],
+            "type": ["VerifiableCredential", "EventAttendeeVC"],
+            "issuer": office.did,
+            "credentialSubject": {"id": peer.did},
+        }
+        data = json.dumps(office.sign(document)).encode()
+        assert peer.verify(data).contexts_reason
+        with pytest.raises(PolicyRefused):
+            peer.import_credential(data)
+        peer.import_credential(data, policy=None)
+        assert peer.own_credentials() == []
+        with pytest.raises(CredentialMissing):
+            peer.present("did:example:v", "challenge", recall=True)
+
     @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\x00", b'{"a":1,"a":2}'])
     def test_no_credential_at_all_can_be_set_apart(
         self, data: bytes, office: CredentialOffice
