@@ -72,7 +72,8 @@ def add_parser(commands: Commands) -> None:
         "import",
         import_credential,
         help="check a credential and keep it in the wallet",
-        more="What does not hold is kept only with --quarantine; nothing counts it there.",
+        more="What does not hold, or has contexts that are not trusted, is kept only with "
+        "--quarantine; nothing counts it there.",
     )
     parser.add_argument("file", metavar="FILE", help="a file, or - for standard input")
     parser.add_argument(
