@@ -139,7 +139,8 @@ async def test_both_sides_know_each_other(make: Make) -> None:
     await until(lambda: a.connections()[0].rtt_s)
     await a.disconnect(b.peer_id)
     assert a.connections() == ()
-    await until(lambda: events == [(a.peer_id, True), (a.peer_id, False)])
+    # An end that was missed is found by the heartbeat, after three misses.
+    await until(lambda: events[:2] == [(a.peer_id, True), (a.peer_id, False)], 60.0)
     assert b.connections() == ()
 
 
