@@ -19,7 +19,7 @@ from kwaai.api.auth import STATUS_PREFIX, check_key, has_key, make_guard
 from kwaai.api.bodies import parse_chat, parse_completion
 from kwaai.api.chat import ChatShape
 from kwaai.api.completions import CompletionShape
-from kwaai.api.errors import error_of_http, error_response, json_response
+from kwaai.api.errors import answer_or_tell, error_response, json_response
 from kwaai.api.jsonbody import read_json_body
 from kwaai.api.replies import model_object
 from kwaai.errors import KwaaiError
@@ -135,24 +135,17 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
-    headers = {}
-    try:
-        return await handler(request)
-    except ConnectionError:
-        raise  # the client has gone; nobody to tell
-    except KwaaiError as error:
-        failure = error
-    except web.HTTPException as error:
-        failure = error_of_http(error, request)
-        if "Allow" in error.headers:
-            headers["Allow"] = error.headers["Allow"]
-    except Exception:  # the service boundary
+    def tell(failure: KwaaiError, headers: Mapping[str, str]) -> web.Response:
+        request.app[SERVICE].metrics.errors.labels(failure.code).inc()
+        return request.app[_ERROR](request, failure, headers)
+
+    def on_defect() -> KwaaiError:
         log.exception("request_failed", request_id=request[_REQUEST_ID])
-        failure = KwaaiError(
+        return KwaaiError(
             f"the node failed on this request; its log says why, under {request[_REQUEST_ID]}"
         )
-    request.app[SERVICE].metrics.errors.labels(failure.code).inc()
-    return request.app[_ERROR](request, failure, headers)
+
+    return await answer_or_tell(request, handler, tell, on_defect)
 
 
 async def _set_headers(request: web.Request, response: web.StreamResponse) -> None:

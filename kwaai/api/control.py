@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from kwaai import limits
 from kwaai.api.bodies import parse_chat
 from kwaai.api.control_bodies import NODE, Body, parse_body, to_json
 from kwaai.api.control_credentials import add_credential_routes
-from kwaai.api.errors import encode_json, error_of_http, json_response
+from kwaai.api.errors import answer_or_tell, encode_json, json_response
 from kwaai.errors import KwaaiError, PeerError, UserError
 from kwaai.log import get_logger
 from kwaai.node.control import NodeControl, ServeRequest
@@ -310,8 +310,7 @@ async def _run(work: Callable[[_Events], Awaitable[None]], events: _Events) -> N
     except KwaaiError as error:
         await events.put({"event": "error", "error": error_json(error)})
     except Exception:  # the service boundary: the node is somebody else's code
-        log.exception("control_request_failed")
-        await events.put({"event": "error", "error": error_json(_DEFECT)})
+        await events.put({"event": "error", "error": error_json(_on_defect())})
     await events.put(None)
 
 
@@ -321,18 +320,16 @@ _DEFECT = KwaaiError("the node failed on this request; `kwaainet logs` says why"
 @web.middleware
 async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn failures into JSON that `kwaai.cli.control` raises again."""
-    try:
-        return await handler(request)
-    except ConnectionError:
-        raise  # the program has gone; nobody to tell
-    except KwaaiError as error:
-        failure = error
-    except web.HTTPException as error:
-        failure = error_of_http(error, request)
-    except Exception:  # the service boundary
-        log.exception("control_request_failed")
-        failure = _DEFECT
+    return await answer_or_tell(request, handler, _tell, _on_defect)
+
+
+def _tell(failure: KwaaiError, _: Mapping[str, str]) -> web.Response:
     return json_response({"error": error_json(failure)}, status=failure.http_status)
+
+
+def _on_defect() -> KwaaiError:
+    log.exception("control_request_failed")
+    return _DEFECT
 
 
 class _Closed(asyncio.Protocol):

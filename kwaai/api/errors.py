@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from kwaai.errors import KwaaiError, MethodNotAllowed, RouteNotFound, UserError
 
@@ -67,6 +68,33 @@ def error_of_http(error: web.HTTPException, request: web.Request) -> KwaaiError:
         routes = sorted({route.canonical for route in request.app.router.resources()})
         return RouteNotFound(f"there is no route {path}{did_you_mean(path, routes)}")
     return UserError(f"the request was refused: {error.reason}")
+
+
+async def answer_or_tell(
+    request: web.Request,
+    handler: Handler,
+    tell: Callable[[KwaaiError, Mapping[str, str]], web.Response],
+    on_defect: Callable[[], KwaaiError],
+) -> web.StreamResponse:
+    """Return what `handler` answers, or its failure as `tell` words it, with headers for it.
+
+    `on_defect` logs what nobody foresaw, and says what the client is told of it. A ConnectionError
+    is raised: the client has gone, and there is nobody to tell.
+    """
+    headers = {}
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise
+    except KwaaiError as error:
+        failure = error
+    except web.HTTPException as error:
+        failure = error_of_http(error, request)
+        if "Allow" in error.headers:
+            headers["Allow"] = error.headers["Allow"]
+    except Exception:  # the boundary of every HTTP service
+        failure = on_defect()
+    return tell(failure, headers)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -18,7 +18,6 @@ from credentials.document import Document, parse_document
 from kwaai import limits
 from kwaai.api.jsonbody import read_body
 from kwaai.api.validation import explain
-from kwaai.errors import UserError
 
 Suite: TypeAlias = Literal["eddsa-rdfc-2022", "eddsa-jcs-2022"]
 SUITES: tuple[Suite, ...] = ("eddsa-rdfc-2022", "eddsa-jcs-2022")
@@ -167,11 +166,3 @@ def parse_body(shape: type[_Body], document: Document) -> _Body:
         return shape.model_validate(fields)
     except ValidationError as error:
         raise explain(error, list(shape.model_fields)) from None
-
-
-def require_document(document: Document, name: str) -> Document:
-    """Return the document that a request is about. Raises UserError where it is none."""
-    value = document.get(name)
-    if not isinstance(value, dict):
-        raise UserError(f"'{name}' must be an object", param=name)
-    return value

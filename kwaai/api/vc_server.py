@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from kwaai.api.auth import STATUS_PREFIX, check_bind, check_key, make_guard
-from kwaai.api.errors import error_of_http, json_response
+from kwaai.api.errors import answer_or_tell, json_response
 from kwaai.api.port import bound
 from kwaai.api.vc_api import add_routes
 from kwaai.api.vc_problems import problem_response
@@ -75,7 +75,7 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
     """Turn failures into problem details and log the outcome; never what was asked."""
     resource = request.match_info.route.resource
     started_s = time.monotonic()
-    response = await _respond(request, handler)
+    response = await answer_or_tell(request, handler, problem_response, _on_defect)
     log.info(
         "request_served",
         route=resource.canonical if resource is not None else "unmatched",
@@ -85,22 +85,9 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
     return response
 
 
-async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
-    headers = {}
-    try:
-        return await handler(request)
-    except ConnectionError:
-        raise  # the client has gone; nobody to tell
-    except KwaaiError as error:
-        failure = error
-    except web.HTTPException as error:
-        failure = error_of_http(error, request)
-        if "Allow" in error.headers:
-            headers["Allow"] = error.headers["Allow"]
-    except Exception:  # the service boundary
-        log.exception("request_failed")
-        failure = KwaaiError("the node failed on this request; its log says why")
-    return problem_response(failure, headers)
+def _on_defect() -> KwaaiError:
+    log.exception("request_failed")
+    return KwaaiError("the node failed on this request; its log says why")
 
 
 async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
