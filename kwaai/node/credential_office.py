@@ -374,10 +374,6 @@ class CredentialOffice:
         """Return a signed status list of this home by its URL. Raises StatusUnknown."""
         return self.lists.at(url, self._clock())
 
-    def status_names(self) -> tuple[str, ...]:
-        """Return the names of the lists that this node publishes."""
-        return self.lists.names()
-
     def new_challenge(self) -> str:
         """Return a fresh challenge that one presentation may answer, for a short while."""
         return self._challenges.new()

@@ -179,7 +179,7 @@ class TestIssue:
         assert (binding.owner, binding.label) == (office.owner_did, "attic")
         office.revoke(issued.id)
         assert office.owner_binding() is None
-        assert office.status_names() == ("owner-revocation-1", "owner-suspension-1")
+        assert office.lists.names() == ("owner-revocation-1", "owner-suspension-1")
 
     def test_without_an_owner_there_is_no_signing_as_one(self, office: CredentialOffice) -> None:
         with pytest.raises(OwnerMissing):
@@ -348,7 +348,7 @@ class TestListsOfOthers:
         return make(2, fetch_status=fetch)
 
     def lists(self, office: CredentialOffice) -> dict[str, bytes]:
-        names = [f"{office.did}/status/{name}" for name in office.status_names()]
+        names = [f"{office.did}/status/{name}" for name in office.lists.names()]
         return {url: office.status_list_at(url) for url in names}
 
     @pytest.mark.parametrize("how", ["garbage", "changed", "another's", "another list", "empty"])
@@ -502,10 +502,10 @@ class TestStatusLists:
         url = "https://node.example/status/revocation-1"
         assert issued.statuses["revocation"][0] == url
         assert bound.statuses["revocation"][0] == url.replace("/rev", "/owner-rev")
-        assert office.status_names() == tuple(
+        assert office.lists.names() == tuple(
             prefix + name for prefix in ("", "owner-") for name in ("revocation-1", "suspension-1")
         )
-        for name in office.status_names():
+        for name in office.lists.names():
             verified = office.verify(office.status_list(name))
             assert verified.document["id"] == f"https://node.example/status/{name}"
             assert verified.proofs[0].suite == "eddsa-rdfc-2022"
