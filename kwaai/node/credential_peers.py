@@ -108,7 +108,7 @@ class CredentialPeers:
                 continue
             try:
                 data = await self.ask(peer, FetchStatus(url))
-                if _is_signed(data, url):
+                if await asyncio.to_thread(_is_signed, data, url):
                     return data
                 failure = CredentialMissing(f"{peer} does not have it")
             except KwaaiError as error:
@@ -125,7 +125,8 @@ class CredentialPeers:
         try:
             for answer in asyncio.as_completed(asked):
                 with contextlib.suppress(KwaaiError):
-                    if _is_signed(data := await answer, url):
+                    data = await answer
+                    if await asyncio.to_thread(_is_signed, data, url):
                         return data
         finally:
             for task in asked:
@@ -147,7 +148,8 @@ class CredentialPeers:
 
 def _is_signed(data: bytes, url: str) -> bool:
     """Whether it is a document of this URL by the key that the URL names: a first look, so that
-    one peer's garbage does not hide what another one has.
+    one peer's garbage does not hide what another one has. Not for the loop: a stranger's document
+    may take 0.2 s.
     """
     named = parse_list_url(url)
     if not data or named is None:
