@@ -204,6 +204,12 @@ class PathMissing(ResourceError):
     code = "path_missing"
 
 
+class IntentUnmet(PathMissing):
+    """There are paths, and none meets what was asked; the message says what would."""
+
+    code = "intent_unmet"
+
+
 class NodeNotRunning(UserError):
     """The command asks the running node of this home, and there is none."""
 
@@ -303,3 +309,22 @@ class RequestClosed(UserError):
     """A credential request or offer that somebody has decided already."""
 
     code, http_status = "request_closed", 409
+
+
+class TrustGraphFull(ResourceError):
+    """The trust graph holds as many endorsements as it may."""
+
+    code, http_status = "trust_graph_full", 507
+
+
+# Circuits.
+class CircuitMissing(UserError):
+    """No circuit of that name is open: it was closed, its time is over, or the node restarted."""
+
+    code, exit_code, http_status = "circuit_not_found", 66, 404
+
+
+class CircuitBroken(ResourceError):
+    """No path meets any more what a circuit was made for; the message says why."""
+
+    code = "circuit_broken"

@@ -244,8 +244,8 @@ RECORDS_LOOKUP_PEERS_MAX = 32  # connected peers asked at once
 
 # Choosing a path.
 PATH_SECONDS_MAX = 3600  # a time that a peer claims beyond this is as good as never
-PATH_SEARCHES_MAX = 32  # searches until no peer has two hops of a path; one takes milliseconds
-PATH_LABELS_MAX = 64  # partial paths kept at one layer, where each pair of peers has its own time
+PATH_SEARCHES_MAX = 24  # divisions of this machine's memory between the two ends of a path
+PATH_LABELS_MAX = 64  # partial paths kept that enter one peer at one layer
 
 # Between nodes: links. docs/protocol/link.md explains them; peers rely on the ones marked (wire).
 LINK_FRAGMENT_BYTES_MAX = 64 * KIB  # (wire) of a message in one frame: the longest wait of others
@@ -399,6 +399,7 @@ SHARD_SAYINGS_MAX = 32  # of our messages that wait for one peer to read; it get
 SHARD_SHARE_S = 60.0  # a requester turned away is waited for this long; what others hold beyond
 # their half is ended when it is as old
 SHARD_WAITING_MAX = 64  # requesters turned away from one slice that are remembered
+SHARD_TURN_S = 3.0  # that a turn is kept for whoever was turned away: it was told to ask in 1 s
 LINKS_PER_ADDRESS_MAX = 64  # links that were dialled from one IP address, or one /64 of IPv6
 LINK_HELLO_BUFFER_BYTES = 2 * KIB  # of a connection that has not proven who it is
 PATH_CANDIDATES_MAX = 128  # ranges of one model that a choice looks at: some 50 ms at worst
@@ -489,3 +490,214 @@ DID_WEB_KEPT_S = 300.0  # of a fetched DID document, or of none, before it is as
 DID_WEB_KEPT_MAX = 64
 DID_WEB_FETCHES_MAX = 4  # for one credential or presentation
 STATUS_PEERS_ASKED_MAX = 8  # connected peers asked for a list that nobody likelier had
+
+# Trust (kwaai.node.trust_service).
+TRUST_ROOTS_MAX = 256
+"""DIDs in the settings trust_roots and trust_issuers: as many as a person looks after."""
+TRUST_FETCH_S = 600.0
+"""Seconds until a peer is asked again what it holds about itself."""
+TRUST_FETCH_CURRENT_S = 15.0
+"""The same for the candidates of a path for which a tier is asked: a new credential counts soon."""
+TRUST_FETCH_RETRY_S = 60.0
+"""Seconds until a peer that did not answer is asked again."""
+TRUST_FETCHES_AT_ONCE = 4
+"""Peers that are asked at the same time: verification takes a core of this machine."""
+TRUST_PEERS_ASKED_MAX = 2_000
+"""Peers whose credentials are looked after; those that were asked longest ago go first."""
+TRUST_CREDENTIALS_PER_PEER_MAX = 64
+"""Credentials of one peer that are looked at; one of each type and issuer counts."""
+TRUST_STATUS_AGE_S = 1.0
+"""How old what is known of a status list may be when a tier is asked for: a revocation counts in
+the next request. Whoever asks more often shares one look."""
+TRUST_STATUS_WAIT_S = 1.0
+"""How long a request waits for status lists; one that does not come counts as it was kept."""
+TRUST_STATUS_RETRY_S = 30.0
+"""Seconds until the publisher of a status list that did not answer is waited for again."""
+TRUST_STATUS_LISTS_MAX = 10_000
+"""Status lists whose age is remembered."""
+TRUST_RECOMPUTE_S = 60.0
+"""Seconds after which scores are computed anew though nothing came: evidence ages."""
+TRUST_SETTLE_S = 0.2
+"""Seconds that a change waits for others before scores are computed anew."""
+
+# What the node tells its owner about trust: one answer stays far below CONTROL_LINE_BYTES_MAX.
+TRUST_ROWS_MAX = 2000  # principals in one list, 0.6 kB each
+TRUST_DETAIL_ROWS_MAX = 200  # credentials, or endorsements one way, of one principal
+TRUST_REASONS_MAX = 500  # lines of one explanation
+TRUST_REASON_DEPTH_MAX = 16  # of its tree, when it is drawn
+TRUST_GRAPH_NODES_MAX = 500  # in one drawing; more cannot be read
+TRUST_GRAPH_EDGES_MAX = 4000  # the same, and of one answer
+TRUST_GRAPH_DEPTH_MAX = 8  # edges from a root
+TRUST_GRAPH_DEPTH_DEFAULT = 3
+TRUST_RECEIPT_ROWS_MAX = 500
+TRUST_DID_CHARS_MAX = 1024
+TRUST_INTERACTIONS_MAX = 1_000_000_000  # of an endorsement: the schema's bound
+TRUST_STATEMENT_CHARS_MAX = 500  # of an endorsement: the schema's bound
+TRUST_NAME_CHARS_MAX = 24  # of a peer's own name in a drawing
+
+# Intents and offers (docs/intents.md).
+INTENT_BYTES_MAX = 4 * KIB  # a signed intent, or offer: each rides in an OPEN or its answer
+DEMAND_NAMES_MAX = 32  # of an allow list, a deny list, or the issuers of one credential
+DEMAND_NAME_CHARS_MAX = 512  # of one of them: a did:key has 56, a did:web what its host and path do
+DEMAND_CREDENTIALS_MAX = 8  # types that one demand names
+DEMAND_REGION_CHARS_MAX = 64
+DEMAND_BUDGET_PAIRS_MAX = 8
+DEMAND_BUDGET_CHARS_MAX = 128  # of one key or value of a budget, or of an offer's terms
+DEMAND_MS_MAX = 3_600_000.0  # of a latency that is asked for: an hour
+DEMAND_OWNER_HOPS_MAX = 255
+INTENT_LIFE_S = 300.0  # of ours, until the last hop has it: clocks differ by minutes
+INTENT_LIFETIME_S_MAX = 600.0  # of anybody's: nonces are remembered that long
+INTENT_FUTURE_S_MAX = 30.0  # clocks differ
+INTENT_EXTRA_BYTES_MAX = 512  # what later versions add
+INTENT_NAME_CHARS_MAX = 64  # of a model family or a quantisation
+INTENT_NONCES_PER_REQUESTER_MAX = 4096  # unexpired: seven answers a second for ten minutes
+INTENT_NONCES_MAX = 65_536  # of all; those of whoever asked longest ago are forgotten first
+OFFERS_PER_ANSWER_MAX = 8  # ranges that one peer offers for one intent
+OFFER_CREDENTIALS_MAX = 8  # that an offer refers to
+OFFER_LIFE_S = 300.0  # of ours; it reserves nothing
+INTENT_ASKS_PER_S = 1.0  # intents that one peer casts to us, on average
+INTENT_ASKS_BURST = 16.0  # and at once
+INTENT_RULE_CHARS_MAX = 64  # of the rule by which a peer says no
+INTENT_MESSAGE_BYTES_MAX = 512  # of its words for that
+INTENT_ROWS_MAX = 1000  # candidates that one explanation lists, some 0.5 kB each
+INTENT_PROMPT_TOKENS_MAX = 1 << 24  # of a prompt that is planned for
+INTENT_CONTROL_TIMEOUT_S = 60.0  # a command: records asked for, candidates dialled, offers
+INTENT_PATHS_MAX = 1024  # of ours whose intents are followed: more than can be open at a time
+INTENT_CAST_PEERS_MAX = 64  # that one intent of ours is cast to
+INTENT_CAST_TIMEOUT_S = 5.0  # for all of them together
+
+# Spot checks: the same rows to a second peer (docs/trust.md, "Spot checks").
+SPOT_CHECK_TOLERANCE = 2e-2  # relative L2 of the worst row: float16 links and other backends differ
+SPOT_CHECK_ROWS_MAX = 128  # of a prompt that are replayed: 2 MiB at a width of 4,096
+SPOT_CHECK_NEW = 3  # agreements until a peer is no stranger to the checks
+SPOT_CHECK_NEW_FACTOR = 10.0  # strangers are checked so many times as often
+SPOT_CHECK_CLEARED = 8  # agreements in a row after a dispute, until it is over
+SPOT_CHECK_CLEARED_WRONG = 24  # after a wrong answer: who lies 3 times in 10 passes 1 in 5,000
+SPOT_CHECK_WATCHED_MAX = 1024  # peers that are remembered for it, some 200 bytes each
+SPOT_CHECK_TIMEOUT_S = 60.0  # one whole check, of all hops of an answer
+SPOT_CHECKS_WAITING_MAX = 4  # answers that wait to be checked; more are not checked
+SPOT_CHECK_HOLDERS_MAX = 4  # peers that are tried as the second, and as the third
+
+# Evidence: what this node saw of peers, and what they presented.
+EVIDENCE_PER_PEER_MAX = 2_000  # observations: weeks of a busy peer; older ones hardly count
+EVIDENCE_OBSERVATIONS_MAX = 200_000  # in all: some 30 MB, read in a second
+EVIDENCE_PEERS_MAX = 10_000
+EVIDENCE_KNOWN_MIN = 16  # dealings that went well, until a peer is no stranger
+EVIDENCE_KNOWN_S = 30 * 24 * 3600.0  # since the last one, that no stranger takes its place
+EVIDENCE_BATCH_MAX = 1_000  # observations in one transaction, and read at a time
+EVIDENCE_QUEUE_MAX = 10_000  # that wait to be written; the oldest go first
+EVIDENCE_FLUSH_S = 0.5  # from an observation to the disk, while the disk is well
+EVIDENCE_LOOK_S = 5.0  # until a reset by a command counts in the running node
+EVIDENCE_RETRY_S_MAX = 30.0  # between two tries while the disk is full or the wallet locked
+EVIDENCE_PRUNE_S = 3600.0  # between two looks for observations that are too old
+EVIDENCE_CODE_CHARS_MAX = 64  # of an error's stable code
+EVIDENCE_MOMENT_S = 1.0  # failures of one kind and peer within it are one: a link had many sessions
+EVIDENCE_DISPUTE_S = 3600.0  # between two disputes of the same two peers that are noted
+EVIDENCE_REMEMBERED_MAX = 4_096  # moments and disputes in memory
+EVIDENCE_OUTAGE_PEERS = 3  # peers lost in a row, none answering between: it is this node's network
+EVIDENCE_OUTAGE_S = 30.0  # within so long
+REPUTATION_END_CHARS_MIN = 6  # of a peer id, by its end, on the command line
+PRESENTED_PER_PEER_MAX = 64  # credentials of one peer that are kept
+PRESENTED_BYTES_PER_PEER_MAX = 512 * KIB
+PRESENTED_PEERS_MAX = 2_048
+PRESENTED_BYTES_MAX = 32 * MIB  # of all peers: five of 3 kB each
+
+# Fair queueing by tier.
+COMPUTE_WEIGHT_MAX = 8  # of a session: this node's own work, and Trusted peers'; an Unknown's is 1
+
+# Trust (kwaai/trust).
+EVIDENCE_TIME_S_MAX = float(1 << 33)  # of an observation: the year 2242; later is a broken clock
+TRUST_WEIGHTS_MAX = 64  # credential types in a policy; the network has nine
+TRUST_ISSUERS_MAX = 1024  # that a policy lists
+
+# Receipts: what both sides of an inference sign of it (docs/protocol/receipts.md).
+RECEIPT_BYTES_MAX = 4 * KIB  # of one half, a credential; ours have 1.8
+RECEIPT_MARKS_MAX = STEPS_UNDER_WAY_MAX + 2  # ends of a session that its two sides may stop at
+RECEIPT_LEDGER_MAX = 1024  # ended sessions that a hop remembers: 16 kB each
+RECEIPT_LEDGER_PER_PEER_MAX = 256  # the same, of one requester
+RECEIPT_LEDGER_S = 300.0  # that it waits for the requester's half; then it is missing
+RECEIPT_WAIT_S = 2.0  # for the end of a session, which travels another way than the half
+RECEIPT_LIFE_S = 365 * 24 * 3600.0  # of a half; ours are valid and kept for so long
+RECEIPT_ASKS_PER_S = 5.0  # halves that one peer sends, on average: one an answer
+RECEIPT_ASKS_BURST = 64.0  # and at once
+RECEIPT_TIMEOUT_S = 10.0  # one exchange: a dial, a signature, RECEIPT_WAIT_S
+RECEIPT_TRIES_MAX = 2
+RECEIPT_AGAIN_S = 5.0  # between them
+RECEIPT_QUEUE_MAX = 256  # answers whose receipts wait to be exchanged; of more there are none
+RECEIPT_ANSWERS_AT_ONCE = 32  # that are exchanged at the same time: a dead hop holds one for 25 s
+RECEIPT_SWEEP_S = 10.0  # between two looks for halves that did not come
+RECEIPT_PRUNE_S = 3600.0  # and for those that are no longer valid
+RECEIPT_CALLS_MAX = 128  # halves of peers that wait to be looked at; more are told to come back
+RECEIPT_ROWS_MAX = 10_000  # kept, as a requester and as a hop each: 4 kB a row
+RECEIPT_ROWS_PER_PEER_MAX = 500  # the same, with one peer
+RECEIPT_RECENT_MAX = 16  # halves that a peer is shown: the last of each of as many others
+TRUST_PREPARE_MAX = 64
+"""Peers that are asked what they hold for the sake of one decision: candidates of one path."""
+TRUST_ASK_TIMEOUT_S = 5.0
+"""How long one peer is waited for that is asked what it holds."""
+
+# Choosing a path under constraints.
+PATH_POPS_MAX = 256  # steps of a search before what was in its way is put into the bounds
+PATH_LAST_POPS_MAX = 4096  # steps of a search whose bounds are as sharp as they get
+PATH_POPS_TOTAL = 8192  # steps of all searches for one choice, 20 us each; then what is found
+PATH_STATES_MAX = 32  # states of the bounds, by who was used already
+PATH_CELLS_MAX = 4_000_000  # states x layers x ranges: 8 bytes each, three times
+PATH_DENSE_MAX = 256  # ranges for which all pairs are looked at; else the measured ones
+PATH_TRUST_STEPS = 100  # differences of trust below 0.01 make none
+PATH_TRUST_SLACK = 0.01  # share of the time that more trust may cost
+PATH_LOSS_S = 0.1  # of each token, when an answer fails: 10 s to repeat it, over 100 tokens
+PATH_DIVIDE_LOSS_S = 0.05  # of each token, where a part of a range is loaded: 5 s, 100 tokens
+PATH_PREFILL_SPEEDUP = 4.0  # a row of a prompt is that much faster than a token, if nobody measured
+PATH_TIERS_MAX = 3  # the highest tier
+PATH_RELAXED_WORDS_MAX = 16  # parts of a demand that are left out one by one where it is not met
+
+# The graph of endorsements.
+TRUST_EDGES_MAX = 1_000_000  # of a node's view: some 150 MB, and 0.15 s for all scores
+TRUST_PATH_LOOKS = 20_000  # steps of the search for the paths that one explanation shows
+TRUST_PATH_WIDTH = 256  # endorsers of one principal that it follows, the weightiest
+TRUST_PATHS_WAITING = 100_000  # unfinished paths that it keeps
+TRUST_FILE_BYTES_MAX = 64 * MIB  # a file of ratings for `kwaainet bench trust`
+TRUST_FILE_ROWS_MAX = 1_000_000
+TRUST_FILE_NAME_CHARS_MAX = 128  # of one rater or rated one
+OWN_CREDENTIALS_LOOK_S = 60.0
+"""Seconds between two looks at what offers may refer to: this node's own credentials."""
+
+# Circuits: paths that are kept open for reuse.
+CIRCUITS_MAX = 8  # of one node; and one session of each part here is left for other answers
+CIRCUIT_NAME_CHARS_MAX = 64
+CIRCUIT_TTL_S_DEFAULT = 1800.0
+CIRCUIT_TTL_S_MAX = 86_400.0  # a day: hops give their memory to whoever asks, not for ever
+CIRCUIT_LOOK_S = 2.0  # between two looks at whether a path has ended, which ask nobody
+CIRCUIT_CHECK_S = 45.0  # between two round trips; hops end what is idle for SHARD_SESSION_IDLE_S
+CIRCUIT_CHECK_TIMEOUT_S = 20.0  # of one: who stalls is found in 6.5 s, and may be busy with others
+CIRCUIT_SLOW_TOKENS_MIN = 16  # measured before a path counts as slower than was asked for
+CIRCUIT_CONTROL_TIMEOUT_S = 120.0  # making one: a free place, three paths, a prompt's length
+
+# Parts of served ranges, loaded when a peer asks for one.
+SERVING_PARTS_MAX = 4  # loaded at a time, each a worker with memory of its own
+SERVING_PARTS_CUT_MAX = 16  # different ones since the node started: each leaves a file on the disk
+SERVING_PART_IDLE_S = 600.0  # without a session, before one is given up
+SERVING_PART_WAIT_S = 5.0  # until whoever asked for one may ask again: cut, loaded, measured
+SERVING_PART_FAILED_S = 300.0  # before one that could not be loaded is tried again
+
+# Witnesses: what this node measured of peers, as credentials (docs/trust.md, "Witnesses").
+WITNESS_WINDOW_S = 24 * 3600.0  # that one credential is about: a day has its nights
+WITNESS_WINDOW_S_MAX = 36 * 3600.0  # of longer ones this node slept through a part
+WITNESS_AGAIN_S = 7 * 24 * 3600.0  # until a peer gets the same type again: only the newest counts
+WITNESS_ROUND_S = 900.0  # between two rounds, on average: from half of it to one and a half
+WITNESS_PROBE_TIMEOUT_S = 10.0  # one probe, a dial included
+WITNESS_PROBES_AT_ONCE = 4
+WITNESS_PROBES_MIN = 64  # that count, in a window that is vouched for: two thirds of a day's 96
+WITNESS_PROBES_MAX = 256  # of one peer in one window, whatever the clock does
+WITNESS_UNKNOWN_SHARE_MAX = 0.1  # of probes that failed when this node's own network may have
+WITNESS_VOUCHING_SHARE = 0.5  # of a round's peers that answered: else it is this node's own network
+WITNESS_UPTIME_MIN = 0.9  # scores count the type, not the ratio: less is not vouched for
+WITNESS_PEERS_MAX = 64  # that are probed: one in 14 s
+WITNESS_RESTING_MAX = 1024  # peers that are known to have had theirs; others are looked up again
+WITNESS_SAMPLES_MIN = 8  # answers, for a median that one slow one does not move
+WITNESS_TOKENS_MIN = 16  # of an answer after its first: fewer are timed too roughly
+WITNESS_SAMPLE_S_MAX = 600.0  # of an answer; a circuit's session is longer, and idle in between
+WITNESS_SPEEDS_S = 3600.0  # between two looks at the receipts
+WITNESS_ISSUES_MAX = 16  # of a type in one round: who does not take its own holds up few probes
+WITNESS_OFFERS_MAX = 3  # times that one credential is offered to a peer that is not reached
+WITNESS_OFFERS_AT_ONCE = 4

@@ -44,6 +44,7 @@ python3Packages.buildPythonApplication {
     pyyaml
     rfc8785
     rich
+    scipy
     trio
     zeroconf
   ];

@@ -167,6 +167,10 @@ def _kind(schema: dict[str, Any]) -> str:
         return f"{schema['minimum']:,} to {schema['maximum']:,}"
     if schema["type"] == "boolean":
         return "`true`, `false`"
+    if schema["type"] == "number":
+        return f"{schema['minimum']:g} to {schema['maximum']:g}"
+    if schema["type"] == "array" and schema.get("minItems") == schema["maxItems"]:
+        return f"a list of {schema['maxItems']}"
     if schema["type"] == "array":
         return f"a list of at most {schema['maxItems']}, or `none`"
     longest = f" of at most {schema['maxLength']} characters" if "maxLength" in schema else ""

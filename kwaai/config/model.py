@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import getpass
-import ipaddress
 import platform
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,9 +21,36 @@ from pydantic import (
 )
 
 from kwaai import limits
+from kwaai.config.checks import (
+    NOTHING,
+    check_absolute,
+    check_addresses,
+    check_dids,
+    check_hosts,
+    check_issuers,
+    check_links,
+    check_listen_host,
+    check_one_line,
+    check_served,
+    check_thresholds,
+    check_types,
+    check_weights,
+    check_whole_number,
+    expand,
+    lower,
+    none_or,
+    words,
+)
 
-NOTHING = frozenset({"", "~", "null", "none", "auto"})
-"""How "no value of my own" is written, for the keys that may have none."""
+__all__ = [
+    "KEYS",
+    "LIST_KEYS",
+    "NOTHING",
+    "Config",
+    "default_public_name",
+    "optional_keys",
+    "show_value",
+]
 
 
 def default_public_name() -> str:
@@ -37,125 +62,13 @@ def default_public_name() -> str:
     return f"{user}-{platform.system()}-{platform.machine()}".lower()[:64]
 
 
-def _nothing(value: object) -> object:
-    return None if isinstance(value, str) and value.strip().lower() in NOTHING else value
-
-
-def _whole_number(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("must be a whole number")
-    if isinstance(value, str) and not value.strip().lstrip("-").isdecimal():
-        raise ValueError("must be a whole number")
-    return value
-
-
-def _one_line(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("must be one line of printable characters")
-    return value
-
-
-def _expand(path: Path) -> Path:
-    if "\0" in str(path):
-        raise ValueError("must be a path")
-    return path.expanduser()
-
-
 Text = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)
+    str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(check_one_line)
 ]
-WHOLE = BeforeValidator(_whole_number)
-OR_NONE = BeforeValidator(_nothing)
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path, or one that begins with ~")
-    return path
-
-
-FilePath = Annotated[Path, AfterValidator(_expand)]
-
-_PEER_ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/]+/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]+")
-_PORT = re.compile(r"[0-9]{1,5}")
-_CREDENTIAL_TYPE = re.compile(r"[A-Z][A-Za-z0-9]{1,60}VC")
-_HOST = re.compile(
-    r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]*[A-Za-z0-9])+(:[0-9]{1,5})?"
-)
-_SERVED = re.compile(r"none|auto|(\d{1,4}):(\d{1,4})")
-
-
-def _words(value: object) -> object:
-    """Split `a, b`, which a YAML list has become too; `none` is no address."""
-    if not isinstance(value, str):
-        return () if value is None else value
-    words = value.replace(",", " ").split()
-    return () if len(words) == 1 and words[0].lower() in NOTHING else tuple(words)
-
-
-def _check_addresses(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not _PEER_ADDRESS.fullmatch(value):
-            raise ValueError(
-                "must be addresses such as /ip4/192.0.2.1/tcp/8080/p2p/12D3... (see: kwaainet "
-                "p2p info)"
-            )
-    return tuple(dict.fromkeys(values))
-
-
-def _is_ip(host: str) -> bool:
-    """Whether it is an IPv4 address, or an IPv6 address in brackets."""
-    is_v6 = host.startswith("[") and host.endswith("]") and "%" not in host
-    try:
-        ipaddress.IPv6Address(host[1:-1]) if is_v6 else ipaddress.IPv4Address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _check_links(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        host, _, port = value.rpartition(":")
-        number = int(port) if _PORT.fullmatch(port) else 0
-        if not _is_ip(host) or not 0 < number < 65_536:
-            raise ValueError("must be addresses such as 203.0.113.7:8081 or [2001:db8::7]:8081")
-    return tuple(dict.fromkeys(values))
-
-
-def _check_types(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not _CREDENTIAL_TYPE.fullmatch(value):
-            raise ValueError(
-                "must be credential types such as MembershipVC (see: kwaainet credential schema "
-                "list)"
-            )
-    return tuple(dict.fromkeys(values))
-
-
-def _check_hosts(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not _HOST.fullmatch(value) or len(value) > limits.HOST_CHARS_MAX:
-            raise ValueError(
-                "must be hosts such as example.org or example.org:8443, without a scheme"
-            )
-    return tuple(dict.fromkeys(value.lower() for value in values))
-
-
-def _check_listen_host(value: str) -> str:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        raise ValueError(
-            "must be an IP address of this machine, or 0.0.0.0 for all of them"
-        ) from None
-    return value
-
-
-def _check_served(value: str) -> str:
-    found = _SERVED.fullmatch(value)
-    if not found or (found[1] and not int(found[1]) < int(found[2]) <= limits.BLOCKS_MAX):
-        raise ValueError("must be none, auto, or START:STOP with START below STOP, such as 8:16")
-    return value
+WHOLE = BeforeValidator(check_whole_number)
+OR_NONE = BeforeValidator(none_or)
+FilePath = Annotated[Path, AfterValidator(expand)]
+TierName = Annotated[Literal["unknown", "known", "verified", "trusted"], BeforeValidator(lower)]
 
 
 class Config(BaseModel):
@@ -169,7 +82,7 @@ class Config(BaseModel):
         "path of a GGUF file. `kwaai-demo` is the packaged demonstration model.",
     )
     slices: Annotated[
-        Annotated[int, Field(ge=1, le=limits.BLOCKS_MAX), WHOLE] | None, BeforeValidator(_nothing)
+        Annotated[int, Field(ge=1, le=limits.BLOCKS_MAX), WHOLE] | None, BeforeValidator(none_or)
     ] = Field(
         default=None,
         description="Into how many layer ranges the model is cut, each run by its own process. "
@@ -207,7 +120,7 @@ class Config(BaseModel):
         description="Use a GPU where the installed llama.cpp supports one and one is found.",
     )
     memory_limit_mb: Annotated[
-        Annotated[int, Field(ge=16, le=1_000_000_000), WHOLE] | None, BeforeValidator(_nothing)
+        Annotated[int, Field(ge=16, le=1_000_000_000), WHOLE] | None, BeforeValidator(none_or)
     ] = Field(
         default=None,
         description="Memory in MB (10^6 bytes) that models may take; what does not fit is refused "
@@ -221,9 +134,11 @@ class Config(BaseModel):
         default_factory=default_public_name,
         description="What this node calls itself. Default: user, system and architecture.",
     )
-    identity_key: Annotated[Annotated[FilePath, AfterValidator(_absolute)] | None, OR_NONE] = Field(
-        default=None,
-        description="The identity key file. `none`: `identity.key` in the node's home.",
+    identity_key: Annotated[Annotated[FilePath, AfterValidator(check_absolute)] | None, OR_NONE] = (
+        Field(
+            default=None,
+            description="The identity key file. `none`: `identity.key` in the node's home.",
+        )
     )
     port: Annotated[int, Field(ge=0, le=65_535), WHOLE] = Field(
         default=8080,
@@ -237,15 +152,15 @@ class Config(BaseModel):
     announce_links: Annotated[
         tuple[str, ...],
         Field(max_length=limits.LINK_ADDRESSES_MAX),
-        BeforeValidator(_words),
-        AfterValidator(_check_links),
+        BeforeValidator(words),
+        AfterValidator(check_links),
     ] = Field(
         default=(),
         description="Where others reach `link_port`, as `203.0.113.7:8081` with commas between "
         "them, if that is no address of this machine: behind a router that forwards a port. Names "
         "are not dialled.",
     )
-    listen_host: Annotated[Text, AfterValidator(_check_listen_host)] = Field(
+    listen_host: Annotated[Text, AfterValidator(check_listen_host)] = Field(
         default="0.0.0.0",
         description="The address on which `port` and `link_port` listen; `127.0.0.1` keeps the "
         "node to this machine.",
@@ -253,8 +168,8 @@ class Config(BaseModel):
     bootstrap_peers: Annotated[
         tuple[str, ...],
         Field(max_length=limits.BOOTSTRAP_PEERS_MAX),
-        BeforeValidator(_words),
-        AfterValidator(_check_addresses),
+        BeforeValidator(words),
+        AfterValidator(check_addresses),
     ] = Field(
         default=(),
         description="Addresses of nodes to connect to first, which know the others: "
@@ -264,11 +179,17 @@ class Config(BaseModel):
         default=True,
         description="Find other nodes on the local network, and be found there (multicast DNS).",
     )
-    serve: Annotated[Text, AfterValidator(_check_served)] = Field(
+    serve: Annotated[Text, AfterValidator(check_served)] = Field(
         default="none",
         description="Which layers of `model` this node runs for others: `none`, `START:STOP` "
         "(START included, STOP not), or `auto`: what the swarm lacks most and this machine can "
         "hold.",
+    )
+    parts_on_demand: Annotated[int, Field(ge=0, le=limits.SERVING_PARTS_MAX), WHOLE] = Field(
+        default=0,
+        description="How many parts of the ranges that it serves this node loads besides, when a "
+        "peer asks for one: layers that others have too can then be shared out better. They take "
+        "memory of their own. 0: none.",
     )
     route: Literal["auto", "alone", "peer", "split"] = Field(
         default="auto",
@@ -295,8 +216,8 @@ class Config(BaseModel):
     auto_issue: Annotated[
         tuple[str, ...],
         Field(max_length=limits.CREDENTIAL_KINDS_MAX),
-        BeforeValidator(_words),
-        AfterValidator(_check_types),
+        BeforeValidator(words),
+        AfterValidator(check_types),
     ] = Field(
         default=(),
         description="Types of credentials that this node issues to any peer that asks, with the "
@@ -306,18 +227,114 @@ class Config(BaseModel):
     web_hosts: Annotated[
         tuple[str, ...],
         Field(max_length=limits.WEB_HOSTS_MAX),
-        BeforeValidator(_words),
-        AfterValidator(_check_hosts),
+        BeforeValidator(words),
+        AfterValidator(check_hosts),
     ] = Field(
         default=(),
         description="Hosts that are asked over HTTPS for `did:web` documents and status lists: "
         "`example.org`, with commas between them, or as a YAML list. No other host is ever asked.",
+    )
+    trust_roots: Annotated[
+        tuple[str, ...],
+        Field(max_length=limits.TRUST_ROOTS_MAX),
+        BeforeValidator(words),
+        AfterValidator(check_dids),
+    ] = Field(
+        default=(),
+        description="Whose word counts fully: DIDs whose credentials and endorsements this node "
+        "believes, with commas between them, or as a YAML list. This node and its owner always are "
+        "(`kwaainet trust roots`).",
+    )
+    trust_issuers: Annotated[
+        tuple[str, ...],
+        Field(max_length=limits.TRUST_ROOTS_MAX),
+        BeforeValidator(words),
+        AfterValidator(check_issuers),
+    ] = Field(
+        default=(),
+        description="Whose credentials count in part: `DID=WEIGHT`, a weight from 0 to 1. Their "
+        "endorsements do not begin a walk through the trust graph, as those of roots do.",
+    )
+    trust_weights: Annotated[
+        tuple[str, ...],
+        Field(max_length=limits.CREDENTIAL_KINDS_MAX),
+        BeforeValidator(words),
+        AfterValidator(check_weights),
+    ] = Field(
+        default=(),
+        description="What a credential of a type adds to a score, where it is not the default: "
+        "`TYPE=WEIGHT` with a weight from 0 to 1, such as `MembershipVC=0.1`.",
+    )
+    trust_half_life_days: Annotated[int, Field(ge=1, le=36_500), WHOLE] = Field(
+        default=365, description="After how many days a credential counts half."
+    )
+    trust_thresholds: Annotated[
+        tuple[str, ...],
+        Field(min_length=3, max_length=3),
+        BeforeValidator(words),
+        AfterValidator(check_thresholds),
+    ] = Field(
+        default=("0.10", "0.40", "0.70"),
+        description="From what score on a peer is Known, Verified and Trusted.",
+    )
+    trust_evidence_days: Annotated[int, Field(ge=1, le=3650), WHOLE] = Field(
+        default=365,
+        description="How long this node remembers what it saw of peers, and its receipts.",
+    )
+    tier_serve: TierName = Field(
+        default="unknown",
+        description="The lowest tier of peers that may run layers of this node's answers: "
+        "`unknown`, `known`, `verified` or `trusted`. A request may ask for more, not for less.",
+    )
+    tier_early_layers: TierName = Field(
+        default="known",
+        description="The same for the early layers, whose activations say most about the prompt.",
+    )
+    early_layers_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.1,
+        description="Which share of a model's layers counts as early, rounded down.",
+    )
+    tier_compute: TierName = Field(
+        default="unknown",
+        description="The lowest tier of peers that may use this node's compute. Those of higher "
+        "tiers wait less.",
+    )
+    tier_prefix: TierName = Field(
+        default="verified",
+        description="The lowest tier of peers with whom cached prefixes of prompts are exchanged.",
+    )
+    tier_host: TierName = Field(
+        default="verified",
+        description="The lowest tier of peers that may host this node's sealed knowledge.",
+    )
+    integrity_floor: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.3,
+        description="The lowest integrity, from 0 to 1, of peers that may do anything but use this "
+        "node's compute: it falls with wrong answers that spot checks found, and recovers as they "
+        "age. 0: nobody is refused for that.",
+    )
+    owner_hops_max: Annotated[
+        Annotated[int, Field(ge=1, le=limits.HOPS_MAX), WHOLE] | None, OR_NONE
+    ] = Field(
+        default=None,
+        description="How many parts of one answer peers of one owner may run. `auto`: any number.",
+    )
+    spot_check_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.02,
+        description="The share of answers over peers after which a part is computed again by "
+        "another owner's peer, and compared. 0: never.",
+    )
+    witness: bool = Field(
+        default=False,
+        description="Issue UptimeVC and ThroughputVC to peers for what this node measured of them, "
+        "and offer these.",
     )
 
 
 KEYS: tuple[str, ...] = tuple(Config.model_fields)
 LIST_KEYS: frozenset[str] = frozenset(
     {"bootstrap_peers", "announce_links", "auto_issue", "web_hosts"}
+    | {"trust_roots", "trust_issuers", "trust_weights", "trust_thresholds"}
 )
 """The keys that config.yaml may give as a list too."""
 

@@ -29,6 +29,7 @@ from kwaai.cli.output import (
     show_bytes,
     show_duration,
 )
+from kwaai.config import Config
 from kwaai.errors import DownloadFailed, WorkerLost
 from kwaai.models.library import Library
 from kwaai.models.progress import Progress
@@ -100,7 +101,7 @@ class TestUsage:
             ("run", "there is no command 'run' - did you mean 'shard run'?"),
             ("zzzzzz", "there is no command 'zzzzzz' (see: kwaainet --help)"),
             ("shard rnu x", "there is no command 'rnu' - did you mean 'run'?"),
-            ("shard", "kwaainet shard needs a command: run, serve, chain, gap, download"),
+            ("shard", "kwaainet shard needs a command: run, circuit, serve, chain, gap, download"),
             ("shard run", "the following arguments are required: PROMPT"),
             ("shard run x --slcies 4", "unknown option '--slcies' - did you mean '--slices'?"),
             ("shard run --slcies", "unknown option '--slcies' - did you mean '--slices'?"),
@@ -257,8 +258,19 @@ def _example(key: str) -> str:
         "announce_links": "192.0.2.1:8081",
         "auto_issue": "UptimeVC",
         "web_hosts": "example.org",
+        "trust_roots": _DID,
+        "trust_issuers": f"{_DID}=0.5",
+        "trust_weights": "MembershipVC=0.1",
+        "trust_thresholds": "0.2,0.5,0.8",
     }
-    return (examples | numbers | words | lists).get(key, "text")
+    tiers = dict.fromkeys((k for k in Config.model_fields if k.startswith("tier_")), "trusted")
+    shares = {"early_layers_share": "0.3", "integrity_floor": "0.1", "spot_check_share": "0.5"}
+    days = {"trust_half_life_days": "30", "trust_evidence_days": "30"}
+    more = {"owner_hops_max": "2", "parts_on_demand": "2", "witness": "yes"}
+    return (examples | numbers | words | lists | tiers | shares | days | more).get(key, "text")
+
+
+_DID = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
 
 
 class TestConfig:
