@@ -1,14 +1,15 @@
 """`kwaainet bench`: the whole model in stock llama.cpp against a chain of slices, in one run; or
-credentials.
+credentials; or the trust graph.
 
 Parses the flags and prints the report; the measuring is `kwaai.node.bench`, `bench_swarm` for node
-processes, `bench_credentials` for credentials.
+processes, `bench_credentials` for credentials, `bench_trust` for the trust graph.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kwaai.cli.parser import Commands, UsageError, add_command, number, whole_number
@@ -26,10 +27,13 @@ Both are measured in turns in one run, so that their ratio means something on a 
 costs, several requests at once, peers that are far away, and nodes that nobody asks.
 
 `credentials` measures signing, verifying and searching, each beside one bare Ed25519 signature.
+`trust` measures how long scores of the trust graph take, what attacks on it buy, and how well it
+foretells ratings; --graph takes ratings of a real network, in lines of who,whom,how much,when.
 
 examples:
   kwaainet bench
   kwaainet bench credentials
+  kwaainet bench trust --graph soc-sign-bitcoinalpha.csv
   kwaainet bench --shape qwen2.5-0.5b --quant Q8_0 --slices 4
   kwaainet bench --swarm --shape qwen2.5-0.5b --nodes 4
 """
@@ -41,16 +45,16 @@ def add_parser(commands: Commands) -> None:
         commands,
         "bench",
         run,
-        help="measure a chain of slices, or of nodes, against stock llama.cpp; or credentials",
+        help="measure a chain of slices, or of nodes, against stock llama.cpp; credentials; trust",
         more=_MORE,
     )
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("model", "credentials"),
+        choices=("model", "credentials", "trust"),
         default="model",
         metavar="WHAT",
-        help="model (default) or credentials",
+        help="model (default), credentials or trust",
     )
     parser.add_argument("--model", metavar="NAME", help="a model of `kwaainet models list`")
     parser.add_argument("--shape", metavar="NAME", help="random weights of a real model's shape")
@@ -73,6 +77,13 @@ def add_parser(commands: Commands) -> None:
         metavar="N",
         help="with credentials: how many to search (default: 100000)",
     )
+    parser.add_argument("--graph", metavar="FILE", help="with trust: ratings (default: made up)")
+    parser.add_argument(
+        "--edges",
+        type=whole_number,
+        metavar="N",
+        help="with trust: time a graph of so many (default: 100000 and 1000000)",
+    )
     parser.add_argument("--no-api", action="store_true", help="leave the HTTP API out")
     parser.add_argument("--swarm", action="store_true", help="measure nodes with links")
     parser.add_argument(
@@ -84,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.what == "credentials":
         return _measure_credentials(arguments)
+    if arguments.what == "trust":
+        return _measure_trust(arguments)
     from kwaai.cli.session import open_home, run_async
 
     home, config = open_home(arguments)
@@ -105,16 +118,36 @@ def _measure_credentials(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _measure_trust(arguments: argparse.Namespace) -> int:
+    from kwaai.cli.output import Spinner, print_json
+    from kwaai.node.bench_trust import TrustBenchOptions, run_trust_bench
+
+    graph = None if arguments.graph is None else Path(arguments.graph)
+    options = TrustBenchOptions(graph)
+    if arguments.edges is not None:
+        options = TrustBenchOptions(graph, edges=(arguments.edges,))
+    with Spinner("measuring") as spinner:
+        report = run_trust_bench(options, spinner.update)
+    if arguments.json:
+        print_json(report)
+    else:
+        print_report(report)
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> None:
     of_models = ("model", "shape", "quant", "slices", "nodes", "prompt_tokens", "tokens", "repeat")
-    if arguments.what == "credentials":
+    what = arguments.what
+    if what != "model":
         for name in of_models:
             if getattr(arguments, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} goes with models, not credentials")
+                raise UsageError(f"--{name.replace('_', '-')} goes with models, not {what}")
         if arguments.swarm or arguments.no_api or arguments.quick:
-            raise UsageError("--swarm, --no-api and --quick go with models, not credentials")
-    elif arguments.seconds is not None or arguments.wallet is not None:
+            raise UsageError(f"--swarm, --no-api and --quick go with models, not {what}")
+    if what != "credentials" and (arguments.seconds is not None or arguments.wallet is not None):
         raise UsageError("--seconds and --wallet go with: kwaainet bench credentials")
+    if what != "trust" and (arguments.graph is not None or arguments.edges is not None):
+        raise UsageError("--graph and --edges go with: kwaainet bench trust")
     if arguments.model and arguments.shape:
         raise UsageError("--model and --shape exclude each other: one model is measured")
     if arguments.swarm and (arguments.slices is not None or arguments.no_api):
