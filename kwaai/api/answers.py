@@ -13,13 +13,14 @@ from aiohttp import web
 
 from kwaai import limits
 from kwaai.api.bodies import Job
+from kwaai.api.demand import header_text, path_headers
 from kwaai.api.errors import did_you_mean, json_response
 from kwaai.api.fanout import Events, fan_out
 from kwaai.api.metrics import Metrics
 from kwaai.api.replies import Answer, Envelope, Shape, usage
 from kwaai.api.sse import EventStream
 from kwaai.errors import Busy, KwaaiError, ModelNotFound, ResourceError
-from kwaai.node.generate import Finished, Generator, ModelCard
+from kwaai.node.generate import Finished, Generator, ModelCard, PathReport
 
 
 @dataclass(slots=True)
@@ -75,14 +76,21 @@ async def answer(
 ) -> web.StreamResponse:
     """Answer `job` in the words of `shape`."""
     card = service.find_model(job.model)
-    requests = tuple(replace(item, model=card.name) for item in job.requests)
+    told: list[PathReport] = []
+    first, *others = (replace(item, model=card.name) for item in job.requests)
+    requests = (replace(first, on_path=told.append), *others)  # the first one's path is told
     envelope = Envelope.new(shape.id_prefix, card)
-    headers = {"x-kwaai-path": _header_text(card.path)}
     async with fan_out(service.generator, requests, service.metrics) as events:
         if job.stream:
-            stream = EventStream(request, headers)
+            await events.wait_first()  # what fails before is refused with its own status
+            stream = EventStream(request, _headers(card, told[-1] if told else None))
             return await _answer_stream(stream, events, service, job, shape, envelope)
-        return await _answer_whole(events, job, shape, envelope, headers)
+        return await _answer_whole(events, job, shape, envelope, card)
+
+
+def _headers(card: ModelCard, path: PathReport | None) -> dict[str, str]:
+    """Say which path answers; without one, which was taken last."""
+    return {"X-Kwaai-Path": header_text(card.path)} if path is None else path_headers(path)
 
 
 async def _answer_whole(
@@ -90,7 +98,7 @@ async def _answer_whole(
     job: Job,
     shape: Shape,
     envelope: Envelope,
-    headers: dict[str, str],
+    card: ModelCard,
 ) -> web.Response:
     answers = [Answer() for _ in job.requests]
     finished: dict[int, Finished] = {}
@@ -105,8 +113,9 @@ async def _answer_whole(
         shape.choice(index, item, end.finish_reason)
         for index, (item, end) in enumerate(zip(answers, ends, strict=True))
     ]
+    headers = {**_headers(card, ends[0].path), "Server-Timing": _server_timing(ends[0])}
     body = envelope.wrap(shape.whole_object, choices, usage=usage(ends, job.n))
-    return json_response(body, headers={**headers, "Server-Timing": _server_timing(ends[0])})
+    return json_response(body, headers=headers)
 
 
 async def _answer_stream(
@@ -117,8 +126,7 @@ async def _answer_stream(
     shape: Shape,
     envelope: Envelope,
 ) -> web.StreamResponse:
-    """Stream the chunks. What fails before the first event is refused with its own status."""
-    await events.wait_first()
+    """Stream the chunks, the first of which is there."""
     await stream.open()
     try:
         finished = await _send_chunks(stream, events, job, shape, envelope)
@@ -167,7 +175,3 @@ def _server_timing(finished: Finished) -> str:
         "decode": times.decode_s,
     }
     return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in steps.items())
-
-
-def _header_text(text: str) -> str:
-    return "".join(char if " " <= char <= "~" else "?" for char in text)[:1024]

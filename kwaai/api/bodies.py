@@ -2,14 +2,14 @@
 
 Pure: a JSON object in, a `Job` or a UserError naming the parameter out. Every parameter is either
 used, known to change nothing (`kwaai.api.unsupported`), or refused. Parameters as in OpenAI's API
-reference, plus top_k, min_p and repetition_penalty.
+reference, plus top_k, min_p, repetition_penalty and the object `kwaai` (docs/intents.md).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from kwaai import limits
 from kwaai.api import unsupported
+from kwaai.api.demand import Asked, KwaaiBody, asked_in_body
 from kwaai.api.validation import explain
 from kwaai.errors import UserError
 from kwaai.inference.sampling import SamplingParams
@@ -50,6 +51,12 @@ class Job:
     @property
     def model(self) -> str:
         return self.requests[0].model
+
+    def asking(self, asked: Asked) -> Job:
+        """Return it with what the headers ask for too. Raises UserError where the body says
+        otherwise.
+        """
+        return replace(self, requests=tuple(map(asked.apply, self.requests)))
 
 
 def _refuse(message: str) -> PydanticCustomError:
@@ -155,6 +162,7 @@ class _Common(_Strict):
     presence_penalty: float = 0.0
     seed: int | None = Field(default=None, ge=_SEED_MIN, le=_SEED_MAX)
     logit_bias: Annotated[dict[str, float], BeforeValidator(_parse_logit_bias)] = {}
+    kwaai: KwaaiBody | None = None
 
 
 class ChatBody(_Common):
@@ -216,6 +224,8 @@ def _prepare(body: Mapping[str, Any], rules: Mapping[str, unsupported.Rule]) -> 
             if name in fields:
                 raise UserError(f"'{alias}' is another name of '{name}'; give one", param=alias)
             fields[name] = fields.pop(alias)
+    if isinstance(asked := fields.get("kwaai"), dict):
+        fields["kwaai"] = unsupported.drop_neutral(asked, {})
     options = fields.get("stream_options")
     if options is not None and fields.get("stream") is not True:
         raise UserError("'stream_options' needs 'stream': true", param="stream_options")
@@ -229,13 +239,16 @@ def _prepare(body: Mapping[str, Any], rules: Mapping[str, unsupported.Rule]) -> 
 def _job(
     body: _Common, prompts: tuple[Prompt, ...], logprobs: int | None, max_tokens: int | None
 ) -> Job:
+    asked = asked_in_body(body.kwaai)
     requests = tuple(
-        GenerationRequest(
-            model=body.model,
-            prompt=prompt,
-            sampling=_sampling(body, logprobs, choice),
-            max_tokens=max_tokens,
-            stop=tuple(body.stop),
+        asked.apply(
+            GenerationRequest(
+                model=body.model,
+                prompt=prompt,
+                sampling=_sampling(body, logprobs, choice),
+                max_tokens=max_tokens,
+                stop=tuple(body.stop),
+            )
         )
         for prompt in prompts
         for choice in range(body.n)
