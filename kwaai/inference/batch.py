@@ -1,8 +1,9 @@
 """Which of the waiting steps share the next pass of one slice worker. Pure: no clock, no I/O.
 
 Short steps (decode, verify) come first, one of each session; longer pieces share the rows that are
-left, oldest first. A piece runs as one pass's part, in the size that its caller chose, unless it is
-larger than a batch. One that did not fit goes first in the next pass, so that nobody starves.
+left, the heaviest session first, then the oldest. A piece runs as one pass's part, in the size that
+its caller chose, unless it is larger than a batch. One that did not fit goes first in the next
+pass, or, the lighter its session beside the heaviest that waits, after a few: nobody starves.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from kwaai.limits import COMPUTE_WEIGHT_MAX
 
 Rows: TypeAlias = npt.NDArray[np.float32]
 Data: TypeAlias = "npt.NDArray[np.float32] | npt.NDArray[np.int32]"
@@ -37,6 +40,7 @@ class Ran(NamedTuple):
 @dataclass(eq=False, slots=True)
 class Piece:
     """A step that waits, or is being computed. `outputs`: of the last rows, in a slice with head.
+    `passed_over`: passes in a row that it did not fit.
 
     `done`: rows computed already, of a piece larger than a batch. `is_alone`: a batch with it was
     refused, so it runs by itself.
@@ -48,7 +52,7 @@ class Piece:
     future: asyncio.Future[Ran]
     asked_s: float
     done: int = 0
-    was_passed_over: bool = False
+    passed_over: int = 0
     is_alone: bool = False
     rows: list[Rows] = field(default_factory=list)
     sent_s: float = 0.0
@@ -85,12 +89,14 @@ class Rollback:
 
 @dataclass(eq=False, slots=True)
 class Session:
-    """One session of a worker. `position`: where its cache stands. `used_s`: when, by
-    `time.perf_counter()`. The head of `queue` may be under way.
+    """One session of a worker. `weight`: against others, where not all fit a pass. `position`:
+    where its cache stands. `used_s`: when, by `time.perf_counter()`. The head of `queue` may be
+    under way.
     """
 
     number: int
     key: Hashable
+    weight: int = COMPUTE_WEIGHT_MAX
     position: int = 0
     used_s: float = 0.0
     queue: deque[Piece | Rollback] = field(default_factory=deque)
@@ -128,7 +134,10 @@ def plan_batch(
     Every piece alone fits: at most `outputs_max` outputs, and more rows than `batch_tokens` are
     taken in several passes.
     """
-    ordered = sorted(waiting, key=_precedence) if len(waiting) > 1 else waiting
+    ordered = waiting
+    if len(waiting) > 1:
+        heaviest = max([session.weight for session, _ in waiting])
+        ordered = sorted(waiting, key=lambda entry: _precedence(entry, heaviest))
     if len(ordered) == 1 or ordered[0][1].is_alone:
         return [next_part(*ordered[0], batch_tokens)]
     batch, rows, outputs = [], batch_tokens, outputs_max
@@ -138,18 +147,24 @@ def plan_batch(
             batch.append(part)
             rows -= part.count
             outputs -= part.outputs
-            piece.was_passed_over = False
+            piece.passed_over = 0
         else:
-            piece.was_passed_over = True
+            piece.passed_over += 1
     return batch
 
 
-def _precedence(entry: tuple[Session, Piece]) -> tuple[bool, bool, bool, float]:
-    """Sort by this: refused in company, passed over, short; then the oldest."""
-    piece = entry[1]
+def _precedence(entry: tuple[Session, Piece], heaviest: int) -> tuple[bool, bool, bool, int, float]:
+    """Sort by this: refused in company, passed over often enough, short, heavy; then the oldest.
+
+    Weight says nothing among those that were passed over often enough: else the heavy ones among
+    them could keep a light one waiting for ever.
+    """
+    session, piece = entry
+    is_due = piece.passed_over > 0 and piece.passed_over * session.weight >= heaviest
     return (
         not piece.is_alone,
-        not piece.was_passed_over,
+        not is_due,
         piece.left > SHORT_ROWS,
+        0 if is_due else -session.weight,
         piece.asked_s,
     )

@@ -24,7 +24,12 @@ from kwaai.inference.passes import Passes, SessionsLost
 from kwaai.inference.sessions import BadPosition, UnknownSession
 from kwaai.inference.spec import EngineSpec, SliceSpec, encode_slice_spec
 from kwaai.inference.supervisor import Worker
-from kwaai.limits import HOST_QUEUE_BYTES_MAX, HOST_STEPS_WAITING_MAX, SESSION_IDLE_S
+from kwaai.limits import (
+    COMPUTE_WEIGHT_MAX,
+    HOST_QUEUE_BYTES_MAX,
+    HOST_STEPS_WAITING_MAX,
+    SESSION_IDLE_S,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +145,16 @@ class SliceHost:
         await self.worker.stop()
         self._passes.lose_all(WorkerLost("the slice is stopped", retry_after_s=5.0))
 
-    async def open(self, session: Hashable) -> None:
-        """Give `session` a KV sequence of its own. Raises Busy when all are taken, WorkerLost, and
+    async def open(self, session: Hashable, weight: int = COMPUTE_WEIGHT_MAX) -> None:
+        """Give `session` a KV sequence of its own. `weight`: of its steps, where not all that wait
+        fit a pass; 1 to COMPUTE_WEIGHT_MAX. Raises Busy when all are taken, WorkerLost, and
         UserError for one that is open.
         """
         if session in self._passes.sessions:
             raise UserError("the session is open already", param="session")
         if not self.sessions_free and not self._has_idle():
             raise Busy("every session of this slice is taken; try again later", retry_after_s=1.0)
-        entry = Session(next(self._numbers), session, used_s=time.perf_counter())
+        entry = Session(next(self._numbers), session, weight, used_s=time.perf_counter())
         self._passes.gone.pop(session, None)
         self._passes.sessions[session] = entry
         try:

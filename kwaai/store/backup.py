@@ -29,7 +29,8 @@ from kwaai.store.rotation import import_identity
 from kwaai.store.wallet import Wallet, open_wallet
 
 PURPOSE: Final = "wallet-backup"
-VERSION: Final = 1
+VERSION: Final = 2
+_VERSIONS: Final = (1, VERSION)  # the second has what was seen of peers
 FORMER_MAX: Final = 64
 MADE_S_MAX: Final = 253_402_300_800  # the year 10000
 _CHUNK_BYTES: Final = 1 << 20
@@ -115,7 +116,7 @@ def read_backup(data: bytes, passphrase: bytes) -> Backup:
         ) from error
     try:
         head = next(_lines(lines), None)
-        if not isinstance(head, dict) or head.get("kwaainet_backup") != VERSION:
+        if not isinstance(head, dict) or head.get("kwaainet_backup") not in _VERSIONS:
             raise FileCorrupt("the backup is of a version that is not known here; update kwaainet")
         held = head["identity"]
         identity = None if held is None else parse_key_file(bytes.fromhex(held))

@@ -1,8 +1,8 @@
 """The rows of a backup: a JSON array each, its first item saying what it is. Written from a wallet,
 and joined with one inside a transaction of the caller.
 
-Nothing of this node's state is taken from a row unseen: types and bounds are the wallet's own. Does
-not seal or unpack: `kwaai.store.backup`.
+Nothing of this node's state is taken from a row unseen: types and bounds are the wallet's own. What
+peers presented is left out: they present it anew. Does not seal or unpack: `kwaai.store.backup`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from credentials.keys import parse_peer_id
 from credentials.wallet import WalletEntry, wallet_id
 from kwaai.errors import FileCorrupt
 from kwaai.limits import BACKUP_LIST_ENTRIES_MAX
+from kwaai.store import evidence_rows
 from kwaai.store.issued import PERMANENT, IssuedRegister
 from kwaai.store.requests import (
     CredentialRequest,
@@ -28,6 +29,7 @@ from kwaai.store.requests import (
     RequestKind,
     RequestState,
 )
+from kwaai.trust.evidence import Observation, Outcome
 from kwaai.wire.credential_messages import REQUEST_ID_BYTES
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ def rows(wallet: Wallet) -> Iterator[Row]:
             " changed_s FROM requests ORDER BY number"
         ):
             yield ["request", number, _text(body), *row]
+        for values in evidence_rows.every(connection):
+            yield ["observation", *values]
 
 
 def join(wallet: Wallet, connection: apsw.Connection, given: Iterable[Any]) -> tuple[int, int, int]:
@@ -135,6 +139,8 @@ class _Joining:
                 self._entry(*values)
             case "request":
                 self._request(*values)
+            case "observation":
+                self._observation(*values)
             case _:
                 raise ValueError("a row of an unknown kind")
 
@@ -311,6 +317,32 @@ class _Joining:
             _number(changed_s),
         )
         self.requests += self._book.put(request)
+
+    def _observation(
+        self,
+        peer: Any,
+        at_s: Any,
+        outcome: Any,
+        latency_s: Any,
+        expected_s: Any,
+        tokens_s: Any,
+        claimed_tokens_s: Any,
+        tokens: Any,
+        code: Any,
+    ) -> None:
+        observation = Observation(
+            peer=_str(peer),
+            at_s=_number(at_s),
+            outcome=Outcome(_str(outcome)),
+            latency_s=_time(latency_s),
+            expected_s=_time(expected_s),
+            tokens_s=_time(tokens_s),
+            claimed_tokens_s=_time(claimed_tokens_s),
+            tokens=_int(tokens),
+            code=_str(code),
+        )
+        evidence_rows.check(observation)
+        evidence_rows.restore(self._connection, observation)
 
 
 def _check_request(id: str, peer: str, kind: str, body: bytes) -> None:

@@ -136,5 +136,99 @@ CREATE TABLE requests (
 CREATE INDEX requests_by_state ON requests (state, direction, peer, number);
 """
 
-MIGRATIONS: Final = (_FIRST,)
+_EVIDENCE: Final = """
+-- What this node saw of peers. `newest` is the number of a peer's last observation: its turn.
+CREATE TABLE evidence_peers (
+    number INTEGER PRIMARY KEY,
+    principal TEXT NOT NULL UNIQUE,
+    first_s REAL NOT NULL,
+    last_s REAL NOT NULL,
+    seen INTEGER NOT NULL DEFAULT 0,
+    went_well INTEGER NOT NULL DEFAULT 0,
+    kept INTEGER NOT NULL DEFAULT 0,
+    newest INTEGER NOT NULL DEFAULT 0,
+    is_known INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX evidence_peers_by_turn ON evidence_peers (is_known, newest);
+CREATE INDEX evidence_peers_by_kept ON evidence_peers (kept);
+CREATE TABLE observations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    peer INTEGER NOT NULL REFERENCES evidence_peers ON DELETE CASCADE,
+    at_s REAL NOT NULL,
+    outcome TEXT NOT NULL,
+    latency_s REAL,
+    expected_s REAL,
+    tokens_s REAL,
+    claimed_tokens_s REAL,
+    tokens INTEGER NOT NULL,
+    code TEXT NOT NULL
+) STRICT;
+CREATE INDEX observations_by_peer ON observations (peer, number);
+CREATE INDEX observations_by_time ON observations (at_s);
+
+-- What peers presented about themselves, as it came.
+CREATE TABLE presented (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    principal TEXT NOT NULL,
+    id TEXT NOT NULL,
+    fetched_s REAL NOT NULL,
+    bytes INTEGER NOT NULL,
+    original BLOB NOT NULL,
+    UNIQUE (principal, id)
+) STRICT;
+CREATE INDEX presented_by_peer ON presented (principal, fetched_s, number, bytes);
+
+-- One row: what is kept in all, and how often an observation went.
+CREATE TABLE evidence_state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    observations INTEGER NOT NULL,
+    removals INTEGER NOT NULL,
+    presented_bytes INTEGER NOT NULL
+) STRICT;
+INSERT INTO evidence_state VALUES (1, 0, 0, 0);
+CREATE TRIGGER observation_came AFTER INSERT ON observations BEGIN
+    UPDATE evidence_peers SET kept = kept + 1, newest = max(newest, NEW.number)
+        WHERE number = NEW.peer;
+    UPDATE evidence_state SET observations = observations + 1;
+END;
+CREATE TRIGGER observation_went AFTER DELETE ON observations BEGIN
+    UPDATE evidence_peers SET kept = kept - 1 WHERE number = OLD.peer;
+    UPDATE evidence_state SET observations = observations - 1, removals = removals + 1;
+END;
+CREATE TRIGGER presented_came AFTER INSERT ON presented BEGIN
+    UPDATE evidence_state SET presented_bytes = presented_bytes + NEW.bytes;
+END;
+CREATE TRIGGER presented_went AFTER DELETE ON presented BEGIN
+    UPDATE evidence_state SET presented_bytes = presented_bytes - OLD.bytes;
+END;
+"""
+
+_RECEIPTS: Final = """
+-- What this node and a peer signed of one answer. `role`: what this node was.
+CREATE TABLE receipts (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    role TEXT NOT NULL,
+    peer TEXT NOT NULL,
+    session BLOB NOT NULL,
+    nonce TEXT NOT NULL,
+    model TEXT NOT NULL,
+    block_start INTEGER NOT NULL,
+    block_stop INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    answer_tokens INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    started_s REAL NOT NULL,
+    finished_s REAL NOT NULL,
+    state TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    own BLOB NOT NULL,
+    counterpart BLOB,
+    UNIQUE (role, peer, session)
+) STRICT;
+CREATE INDEX receipts_by_peer ON receipts (role, peer, number, state, outcome, finished_s);
+CREATE INDEX receipts_by_end ON receipts (finished_s);
+CREATE INDEX receipts_by_state ON receipts (role, state, number);
+"""
+
+MIGRATIONS: Final = (_FIRST, _EVIDENCE, _RECEIPTS)
 """Step n at place n."""

@@ -305,7 +305,7 @@ def test_wrong_passphrase_or_damage(wallet: Wallet) -> None:
         (b"not deflated", "cannot be unpacked"),
         (zlib.compress(b""), "a version that is not known"),
         (zlib.compress(b"[]\n"), "a version that is not known"),
-        (zlib.compress(b'{"kwaainet_backup":2}\n'), "a version that is not known"),
+        (zlib.compress(b'{"kwaainet_backup":3}\n'), "a version that is not known"),
         (zlib.compress(b'{"kwaainet_backup":1}\n'), "first line is wrong"),
         (
             zlib.compress(b'{"kwaainet_backup":1,"made_s":1,"identity":"00","former":[]}\n'),

@@ -259,6 +259,23 @@ async def test_one_requester_does_not_keep_a_slice_for_itself(
     assert isinstance(await modest.open(), Opened)
 
 
+async def test_the_next_session_is_the_heavier_requesters_turn(hop: Node, requesters: Any) -> None:
+    light, late, heavy = await requesters(), await requesters(), await requesters()
+    hop.server._weight_of = lambda peer: 8 if peer == heavy.links.peer else 1
+    opened = [await light.open() for _ in range(4)]
+    assert (await heavy.open()).reason is Reason.BUSY
+    await light.say(Close(opened[0].session, CloseReason.DONE))
+    await until(lambda: hop.server.sessions_open == 3)
+    refused = await late.open()
+    assert (refused.reason, refused.retry_after_ms) == (Reason.BUSY, 1000)
+    assert "the turn of others" in refused.message
+    assert isinstance(await heavy.open(), Opened)
+    # Everybody is served: the next one is for whoever waits longer, of the light ones too.
+    await light.say(Close(opened[1].session, CloseReason.DONE))
+    await until(lambda: hop.server.sessions_open == 3)
+    assert isinstance(await late.open(), Opened)
+
+
 # How much one may say.
 
 
