@@ -17,6 +17,7 @@ from credentials.keys import PeerId
 from kwaai.errors import Busy, KwaaiError, PeerError, PeerMisbehaved, PeerStalled, WorkerLost
 from kwaai.inference.sampling import Sampler
 from kwaai.limits import (
+    COMPUTE_WEIGHT_MAX,
     SHARD_KEEP_BYTES,
     SHARD_OPEN_TIMEOUT_S,
     SHARD_STEP_TIMEOUT_S_MAX,
@@ -24,12 +25,14 @@ from kwaai.limits import (
 )
 from kwaai.log import get_logger
 from kwaai.net.channel import Channel
+from kwaai.node.accounts import HopRecorder
 from kwaai.node.fast import parse_sampling
 from kwaai.node.next_hop import NextHops
 from kwaai.node.parts import Part, Ran
 from kwaai.node.shard_control import ShardControl
 from kwaai.wire.messages import (
     Cancel,
+    Close,
     Failed,
     Open,
     Opened,
@@ -97,15 +100,19 @@ class ServedSession:
         next_hops: NextHops,
         *,
         me: PeerId,
+        offer: bytes = b"",
+        weight: int = COMPUTE_WEIGHT_MAX,
     ) -> None:
-        """Raises PeerMisbehaved for an OPEN that is not the requester's to make."""
+        """`offer`: the answer to the OPEN's intent. `weight`: of its steps where they wait. Raises
+        PeerMisbehaved for an OPEN that is not the requester's to make.
+        """
         self.wanted, self.requester, self.part = wanted, requester, part
         self.began_s = self.used_s = time.monotonic()
         self.task: asyncio.Task[None] | None = None
         self.found_full = False
         """Whether its slice had no session left."""
-        self._control, self._counters, self._me = control, counters, me
-        self._next_hops = next_hops
+        self._control, self._counters, self._me, self._offer = control, counters, me, offer
+        self._next_hops, self._weight = next_hops, weight
         self._key = ("hop", wanted.session)
         self._state = HopSession(
             wanted,
@@ -114,6 +121,8 @@ class ServedSession:
             batch_tokens=part.batch_tokens,
             keep_bytes=SHARD_KEEP_BYTES,
         )
+        self.record = HopRecorder(wanted, requester, me)
+        """What receipts of the session are made from."""
         self._inbox: deque[tuple[bytes, float]] = deque()
         self._work: deque[_Work] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -148,8 +157,16 @@ class ServedSession:
         if self._is_ending:
             return
         self._is_ending, self._why = True, why
+        if why is not None:
+            self.record.failed(why)
         if self.task is not None and self._is_started:  # else it ends as soon as it starts
             self.task.cancel()
+
+    def close(self, message: Close) -> None:
+        """End the session because the requester says so."""
+        if not self._is_ending:
+            self.record.closed(message.reason)
+            self.end(None)
 
     def check_age(self, now_s: float, idle_s: float) -> None:
         """End a session that nobody uses, or whose step its slice does not finish. Times are of
@@ -214,7 +231,7 @@ class ServedSession:
         if wanted.sampling is not None:
             self._sampler = parse_sampling(wanted.sampling)
         try:
-            await self.part.open(self._key)
+            await self.part.open(self._key, self._weight)
         except (Busy, WorkerLost) as error:
             wait_s = error.retry_after_s or 1.0
             self.found_full = isinstance(error, Busy)
@@ -242,6 +259,7 @@ class ServedSession:
             rtt_next_us=microseconds(link.rtt_s or 0.0),
             bandwidth_next=int(link.bandwidth_bytes_s or 0),
             decode_us=self.part.stats.decode_us,
+            offer=self._offer,
         )
         await self._control.send(self.requester, opened)
         self._is_opened = True
@@ -291,6 +309,8 @@ class ServedSession:
         else:
             outputs = step.outputs if self.wanted.samples else 0
             ran = self.part.submit(self._key, step.position, step.rows, outputs)
+        if stored is None:
+            self.record.took(step, message)  # while the slice computes
         self._work.append(_Work(step, len(message), came_s, ran, stored))
 
     async def _finish(self, work: _Work) -> None:
@@ -299,7 +319,7 @@ class ServedSession:
             output = await self._output(work)
             is_wanted = self._state.on_output(work.step.step, output)
         if is_wanted:
-            await self._send(output)
+            await self._send(work, output)
         assert self._in is not None
         self._in.consumed(work.nbytes)
         if work.step.rows is None and work.stored is None:
@@ -328,13 +348,20 @@ class ServedSession:
             return state.forward_tokens(step, tokens, timing)
         return state.forward(step, ran.rows, self._dtype, timing)
 
-    async def _send(self, output: Output) -> None:
+    async def _send(self, work: _Work, output: Output) -> None:
         started_s = time.perf_counter()
         assert self._out is not None
         parts = (encode_tokens(output),) if isinstance(output, Tokens) else encode_step(output)
-        if not self._out.send_now(*parts):
+        has_left = self._out.send_now(*parts)
+        sent_s = time.perf_counter() - started_s
+        if work.stored is None:
+            # After it left, so that nobody waits for it; before it may wait, since what does leave
+            # then can end the session.
+            self.record.gave(work.step, output, parts)
+        if not has_left:
             await self._out.send(*parts)
-        self._sent_s = time.perf_counter() - started_s
+            sent_s = time.perf_counter() - started_s
+        self._sent_s = sent_s
 
     # The end.
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from credentials.keys import PeerId
 from kwaai.errors import KwaaiError, PeerError, PeerLost, PeerMisbehaved, PeerStalled, WorkerLost
 from kwaai.inference.together import together
+from kwaai.intent.receipt import Account
 from kwaai.limits import (
     LINK_SEND_TIMEOUT_S,
     SHARD_LINK_TIMEOUT_S,
@@ -30,6 +31,7 @@ from kwaai.limits import (
 )
 from kwaai.log import get_logger
 from kwaai.net.channel import Channel
+from kwaai.node.accounts import AskedRecorder
 from kwaai.node.blame import Blame
 from kwaai.node.shard_control import ShardControl, ToRequester
 from kwaai.node.stall import find_stalled
@@ -39,6 +41,7 @@ from kwaai.wire.messages import (
     CloseReason,
     Control,
     Failed,
+    Open,
     Opened,
     Probe,
     Progress,
@@ -47,6 +50,7 @@ from kwaai.wire.messages import (
 from kwaai.wire.requester import HopPlan, RequesterSession, Result, check_opened, plan_opens
 from kwaai.wire.step import Step, StepKind, encode_step, parse_data
 from kwaai.wire.tensors import Dtype, Rows, choose_dtype
+from kwaai.wire.transcript import Cover
 
 log = get_logger(__name__)
 
@@ -70,6 +74,8 @@ class RemotePlan:
     token_s: float
     """Predicted for one token through the whole path; 0 is unknown."""
     sampling: Mapping[str, Any] | None = None
+    intent: bytes = b""
+    """What is asked of every hop, signed; told in its OPEN."""
 
     def __post_init__(self) -> None:
         if (self.last is None) != (self.sampling is not None):
@@ -111,7 +117,9 @@ class RemoteSession:
             plan.hops,
             context_tokens=plan.context_tokens,
             sampling=plan.sampling,
+            intent=plan.intent,
         )
+        self._record = AskedRecorder(self._opens, self._peers, control.links.peer)
         self._steps: RequesterSession | None = None
         self._pending: dict[int, _Pending] = {}
         self._out: Channel | None = None
@@ -143,6 +151,25 @@ class RemoteSession:
     def tokens(self) -> Sequence[int]:
         """The token at each position: what taking the answer up elsewhere would need."""
         return self._state.tokens
+
+    @property
+    def opens(self) -> tuple[Open, ...]:
+        """What each hop was asked, by its place."""
+        return tuple(self._opens)
+
+    @property
+    def offers(self) -> dict[int, bytes]:
+        """What each hop answered to the intent, signed, by its place."""
+        return {hop: opened.offer for hop, opened in self.opened.items() if opened.offer}
+
+    @property
+    def cover(self) -> Cover:
+        """Which steps receipts of this session are about."""
+        return self._record.cover
+
+    def accounts(self, reason: CloseReason) -> tuple[Account, ...]:
+        """Return what this node saw of each hop's part, once the session is over."""
+        return self._record.accounts(reason)
 
     @property
     def failure(self) -> KwaaiError | None:
@@ -261,10 +288,15 @@ class RemoteSession:
         assert self._out is not None
         try:
             parts = encode_step(step)
-            if not self._out.send_now(*parts):
+            has_left = self._out.send_now(*parts)
+            self._record.sent(step, parts)
+            if not has_left:
                 await self._out.send(*parts, timeout_s=LINK_SEND_TIMEOUT_S)
         except PeerError as error:
             raise self._fail(self._blame.own(error, self._peers[0])) from None
+        except asyncio.CancelledError:  # it may not have left, and what follows would have no place
+            self._fail(WorkerLost("a step was given up before it was sent"))
+            raise
         return future
 
     def _patience_s(self, rows: int) -> float:
@@ -292,12 +324,12 @@ class RemoteSession:
         if result is None:
             return
         pending = self._pending.pop(result.step, None)
-        if pending is None or pending.future.done():
-            return
-        try:
-            pending.future.set_result(self._take(result))
-        except KwaaiError as error:  # this node's own part cannot take it
-            pending.future.set_exception(error)
+        if pending is not None and not pending.future.done():
+            try:
+                pending.future.set_result(self._take(result))
+            except KwaaiError as error:  # this node's own part cannot take it
+                pending.future.set_exception(error)
+        self._record.answered(result, message)
 
     def _refuse(self, message: bytes) -> None:
         """Only the last hop answers."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 from credentials.keys import PeerId
-from kwaai.errors import KwaaiError, PeerLost, PeerMisbehaved, PeerRefused
+from kwaai.errors import Busy, KwaaiError, PeerLost, PeerMisbehaved, PeerRefused
 from kwaai.limits import (
+    COMPUTE_WEIGHT_MAX,
     SHARD_CLOSE_TIMEOUT_S,
     SHARD_DRAIN_GRACE_S,
     SHARD_SAYINGS_MAX,
@@ -24,12 +26,20 @@ from kwaai.limits import (
     SHARD_SWEEP_S,
 )
 from kwaai.log import get_logger
+from kwaai.node.accounts import ServedLedger
 from kwaai.node.hop import HopCounters, HopRefusal, ServedSession
 from kwaai.node.next_hop import Addresses, NextHops
 from kwaai.node.parts import HeldParts, Part
 from kwaai.node.shard_control import ShardControl, ToHop
 from kwaai.node.shares import Shares
 from kwaai.wire.messages import Cancel, Control, Open, Probe, Refused, RefusedReason
+
+Admit: TypeAlias = Callable[[PeerId, Open], bytes]
+"""Called with every OPEN that this node could serve. Returns this hop's signed offer, b"" for none.
+Raises KwaaiError, with the rule that forbids it; Busy."""
+
+WeightOf: TypeAlias = Callable[[PeerId], int]
+"""A requester's share of this node's compute, 1 to COMPUTE_WEIGHT_MAX."""
 
 log = get_logger(__name__)
 
@@ -45,10 +55,17 @@ class ShardServer:
         addresses: Addresses = lambda _: (),
         sessions_max: int = SHARD_SESSIONS_MAX,
         idle_s: float = SHARD_SESSION_IDLE_S,
+        admit: Admit | None = None,
+        ledger: ServedLedger | None = None,
+        weight_of: WeightOf | None = None,
     ) -> None:
-        """`addresses`: where a peer's links are, by its own record."""
+        """`addresses`: where a peer's links are, by its own record. `admit`: who may have a
+        session; None: everybody. `ledger`: told of every session, for its receipts. `weight_of`:
+        a requester's share where several wait; None: all have the same, as this node's own work.
+        """
         self._control, self._parts, self._me = control, parts, control.links.peer
         self._sessions_max, self._idle_s = sessions_max, idle_s
+        self.admit, self._ledger, self._weight_of = admit, ledger, weight_of
         self._sessions: dict[bytes, ServedSession] = {}
         self._next_hops = NextHops(control.links, addresses)
         self._shares: WeakKeyDictionary[Part, Shares] = WeakKeyDictionary()
@@ -143,7 +160,7 @@ class ShardServer:
         elif isinstance(message, Probe):
             self._say(peer, session.progress)
         else:
-            session.end(None)
+            session.close(message)
 
     def _on_open(self, peer: PeerId, wanted: Open) -> None:
         try:
@@ -155,6 +172,8 @@ class ShardServer:
             self._refuse(peer, wanted, HopRefusal(RefusedReason.BAD_REQUEST, error.message))
             return
         self._sessions[wanted.session] = session
+        if self._ledger is not None:
+            self._ledger.begin(wanted.session, peer)
         session.task = asyncio.create_task(self._live(session), name="shard-session")
         if self._sweep is None:
             self._sweep_later()
@@ -168,10 +187,7 @@ class ShardServer:
             raise HopRefusal(RefusedReason.BAD_REQUEST, "this node would be its own neighbour")
         part = self._parts.part(wanted.handle, wanted.layers)
         if part is None:
-            held = " ".join(str(r) for r in self._parts.held(wanted.handle)) or "none of its layers"
-            raise HopRefusal(
-                RefusedReason.NOT_HELD, f"it does not serve layers {wanted.layers}, but {held}"
-            )
+            raise self._not_held(peer, wanted)
         if wanted.samples and not part.head:
             raise HopRefusal(RefusedReason.NOT_HELD, f"it holds {part.layers} without the head")
         if wanted.context_tokens > part.context_tokens:
@@ -181,17 +197,68 @@ class ShardServer:
             )
         if len(self._sessions) >= self._sessions_max:
             raise HopRefusal(RefusedReason.BUSY, "every session of this node is taken", 1.0)
-        most = part.stats.sessions_max
-        if not self._share(part).may_open(peer, self._held(part), time.monotonic(), most=most):
-            raise HopRefusal(RefusedReason.BUSY, "you have half, and others wait", 1.0)
-        return ServedSession(
-            wanted, peer, part, self._control, self.counters, self._next_hops, me=self._me
+        self._check_share(peer, part)
+        session = ServedSession(
+            wanted,
+            peer,
+            part,
+            self._control,
+            self.counters,
+            self._next_hops,
+            me=self._me,
+            offer=self._offer(peer, wanted),
+            weight=COMPUTE_WEIGHT_MAX if self._weight_of is None else self._weight_of(peer),
         )
+        self._share(part).let_in(peer, time.monotonic())
+        return session
+
+    def _not_held(self, peer: PeerId, wanted: Open) -> HopRefusal:
+        """Say what is served; or, of a range that can be divided, load the part for whoever may
+        use it.
+        """
+        handle, layers = wanted.handle, wanted.layers
+        if self._parts.divides(handle, layers):
+            self._offer(peer, wanted)
+            try:
+                wait_s = self._parts.load_part(handle, layers)
+            except Busy as error:
+                return HopRefusal(RefusedReason.BUSY, error.message, error.retry_after_s)
+            what = f"it loads layers {layers}; ask again in {wait_s:.0f} s"
+            return HopRefusal(RefusedReason.BUSY, what, wait_s)
+        held = " ".join(str(r) for r in self._parts.held(handle)) or "none of its layers"
+        return HopRefusal(RefusedReason.NOT_HELD, f"it does not serve layers {layers}, but {held}")
+
+    def _offer(self, peer: PeerId, wanted: Open) -> bytes:
+        """Ask this node's rules. Last of all, so that an intent is only used up where it counts."""
+        if self.admit is None:
+            return b""
+        try:
+            return self.admit(peer, wanted)
+        except Busy as error:
+            raise HopRefusal(RefusedReason.BUSY, error.message, error.retry_after_s) from None
+        except KwaaiError as error:
+            raise HopRefusal(
+                RefusedReason.NOT_ALLOWED, error.message, error.retry_after_s
+            ) from None
 
     # Fairness.
 
     def _share(self, part: Part) -> Shares:
-        return self._shares.setdefault(part, Shares())
+        shares = self._shares.get(part)
+        if shares is None:
+            shares = Shares() if self._weight_of is None else Shares(self._weight_of)
+            self._shares[part] = shares
+        return shares
+
+    def _check_share(self, peer: PeerId, part: Part) -> None:
+        """Refuse more than a share while others wait, and what is another's turn."""
+        shares, held, stats = self._share(part), self._held(part), part.stats
+        now_s, most = time.monotonic(), stats.sessions_max
+        if not shares.may_open(peer, held, now_s, most=most):
+            raise HopRefusal(RefusedReason.BUSY, "you have your share, and others wait", 1.0)
+        if shares.must_wait(peer, now_s, free=most - stats.sessions_open):
+            shares.turned_away(peer, held, now_s, most=most)
+            raise HopRefusal(RefusedReason.BUSY, "it is the turn of others that wait", 1.0)
 
     def _held(self, part: Part) -> Counter[PeerId]:
         """Return the sessions of a slice by requester."""
@@ -202,6 +269,7 @@ class ShardServer:
     def _turned_away(self, session: ServedSession) -> None:
         part, peer = session.part, session.requester
         most = part.stats.sessions_max
+        self._share(part).found_none(peer)
         self._share(part).turned_away(peer, self._held(part), time.monotonic(), most=most)
 
     def _share_out(self, now_s: float) -> None:
@@ -247,6 +315,9 @@ class ShardServer:
             await session.live()
         finally:
             del self._sessions[session.wanted.session]
+            if self._ledger is not None:
+                account = session.record.account()
+                self._ledger.end(session.wanted.session, session.requester, account)
             if session.found_full:
                 self._turned_away(session)
 

@@ -17,7 +17,9 @@ from kwaai.config import Config
 from kwaai.errors import Busy, KwaaiError, UserError
 from kwaai.inference.batch import Data, Ran
 from kwaai.inference.host import HostStats
+from kwaai.limits import COMPUTE_WEIGHT_MAX
 from kwaai.net.links import Links
+from kwaai.node.accounts import ServedLedger
 from kwaai.node.avoid import AvoidList
 from kwaai.node.directory import Directory
 from kwaai.node.local_slices import LocalSlices
@@ -68,7 +70,7 @@ class FakePart:
     def stats(self) -> HostStats:
         return HostStats(len(self.positions), self.sessions_max, 0, 0, 0, 0, 0, 100, 1000.0)
 
-    async def open(self, session: Hashable) -> None:
+    async def open(self, session: Hashable, weight: int = COMPUTE_WEIGHT_MAX) -> None:
         if len(self.positions) >= self.sessions_max:
             raise Busy("every session of this slice is taken", retry_after_s=1.0)
         self.positions[session] = 0
@@ -118,12 +120,23 @@ class Held:
     """HeldParts of a test."""
 
     parts: dict[tuple[ModelHandle, LayerRange], Part] = field(default_factory=dict)
+    loading: dict[tuple[ModelHandle, LayerRange], float | Busy] = field(default_factory=dict)
+    """What `load_part` answers, or raises."""
 
     def held(self, handle: ModelHandle) -> tuple[LayerRange, ...]:
         return tuple(layers for h, layers in self.parts if h == handle)
 
     def part(self, handle: ModelHandle, layers: LayerRange) -> Part | None:
         return self.parts.get((handle, layers))
+
+    def divides(self, handle: ModelHandle, layers: LayerRange) -> bool:
+        return (handle, layers) in self.loading
+
+    def load_part(self, handle: ModelHandle, layers: LayerRange) -> float:
+        loading = self.loading[handle, layers]
+        if isinstance(loading, Busy):
+            raise loading
+        return loading
 
 
 class Node:
@@ -134,7 +147,8 @@ class Node:
         self.links = Links(SecretKey(bytes([seed]) * 32))
         self.control = ShardControl(self.links)
         self.held = Held()
-        self.server = ShardServer(self.control, self.held)
+        self.ledger = ServedLedger()
+        self.server = ShardServer(self.control, self.held, ledger=self.ledger)
         self.requesters = Requesters(self.control)
         self.address = ""
 

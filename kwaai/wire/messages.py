@@ -53,6 +53,8 @@ class RefusedReason(IntEnum):
     TOO_LARGE = 5
     UNREACHABLE_NEXT = 6
     BAD_REQUEST = 7
+    NOT_ALLOWED = 8
+    """A rule of this node forbids it: a trust tier, an intent that does not hold."""
 
 
 class CloseReason(IntEnum):
@@ -94,6 +96,8 @@ class Open:
     """How the last hop chooses tokens (fast mode); None for every other."""
     keep_bytes: int
     """Outputs that the hop is asked to keep for repeats; it may keep fewer."""
+    intent: bytes = b""
+    """What the requester asks of this path, signed (docs/intents.md); empty: nothing said."""
 
     @property
     def is_last(self) -> bool:
@@ -121,6 +125,8 @@ class Opened:
     """Bytes per second. 0: not measured."""
     decode_us: int
     """Measured for one token through the hop's range. 0: not measured."""
+    offer: bytes = b""
+    """The hop's signed answer to the intent of the OPEN; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ issued in the future; expired; not signed by the peer that it names.
 
 _WITHDRAWN = 1
 _HEAD = 1
+_DIVISIBLE = 2
 _HANDLE_PREFIX = "sha256:"
 
 
@@ -90,6 +91,8 @@ class Served:
     """0 is unknown. Four bytes on the wire."""
     cells: int = 0
     """KV cells that llama.cpp was told, context times sessions: some models compute by it."""
+    divisible: bool = False
+    """Serves any part of the range too; the first who asks for one waits until it is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +222,8 @@ def _encode(record: NodeRecord, public: PublicKey) -> bytes:
 def _encode_served(writer: Writer, served: Served) -> None:
     writer.fixed(handle_key(served.handle), 32).text(served.model)
     writer.uint(served.block_count, 2).uint(served.layers.start, 2).uint(served.layers.stop, 2)
-    writer.uint(_HEAD if served.head else 0, 1).uint(STATES.index(served.state), 1)
+    flags = _HEAD * served.head + _DIVISIBLE * served.divisible
+    writer.uint(flags, 1).uint(STATES.index(served.state), 1)
     writer.uint(served.context_tokens, 4)
     writer.uint(served.sessions_max, 2).uint(served.sessions_free, 2)
     writer.uint(served.batch_tokens, 4).uint(served.embd, 4).uint(served.decode_us, 4)
@@ -251,7 +255,8 @@ def _parse_served(reader: Reader) -> Served:
     block_count = reader.uint(2, least=1, most=limits.BLOCKS_MAX)
     start = reader.uint(2, most=block_count - 1)
     layers = LayerRange(start, reader.uint(2, least=start + 1, most=block_count))
-    head = bool(reader.uint(1, most=_HEAD))
+    flags = reader.uint(1, most=_HEAD | _DIVISIBLE)
+    head = bool(flags & _HEAD)
     if head and layers.stop != block_count:
         raise WireError(f"{layers} of {block_count} blocks cannot have the head")
     state = STATES[reader.uint(1, most=len(STATES) - 1)]
@@ -267,6 +272,7 @@ def _parse_served(reader: Reader) -> Served:
     return Served(
         handle, model, block_count, layers, head, state, context_tokens, sessions_max,
         sessions_free, batch_tokens, embd, decode_us, prefill_tokens_s, reader.uint(4),
+        bool(flags & _DIVISIBLE),
     )  # fmt: skip
 
 

@@ -43,12 +43,13 @@ def plan_opens(
     sampling: Mapping[str, Any] | None = None,
     dtypes: int = ANY_DTYPE,
     keep_bytes: int = OUTPUTS_KEPT_BYTES_MAX,
+    intent: bytes = b"",
 ) -> tuple[Open, ...]:
     """Return the OPEN for each hop, in the path's order.
 
     requester: this node; its `layers` are the last ones of the model, which it runs itself.
     sampling: makes it a fast path, whose last hop holds the head and samples by it; the requester's
-    `layers` are not looked at then.
+    `layers` are not looked at then. intent: signed, for every hop.
     """
     opens = []
     for hop, plan in enumerate(hops):
@@ -71,6 +72,7 @@ def plan_opens(
                 privacy=Privacy.PRIVATE if sampling is None else Privacy.FAST,
                 sampling=sampling if samples else None,
                 keep_bytes=keep_bytes,
+                intent=intent,
             )
         )
     return tuple(opens)

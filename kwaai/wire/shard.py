@@ -18,6 +18,7 @@ from kwaai.limits import (
     BATCH_TOKENS_MAX,
     BLOCKS_MAX,
     HOPS_MAX,
+    INTENT_BYTES_MAX,
     NEXT_ADDRESSES_MAX,
     PEER_CODE_BYTES_MAX,
     PEER_TEXT_BYTES_MAX,
@@ -59,6 +60,7 @@ __all__ = [
     "Refused",
     "RefusedReason",
     "encode",
+    "encode_sampling",
     "parse_control",
     "printable",
 ]
@@ -85,14 +87,17 @@ def _begin(tag: Tag, session: bytes) -> Writer:
     return Writer().uint(tag, 1).fixed(session, SESSION_BYTES)
 
 
+def encode_sampling(sampling: Mapping[str, Any]) -> bytes:
+    """Return sampling parameters as an OPEN has them: JSON, names sorted, no spaces."""
+    return json.dumps(sampling, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
+
+
 def _encode_open(message: Open) -> bytes:
-    sampling = b""
-    if message.sampling is not None:
-        sampling = json.dumps(
-            message.sampling, allow_nan=False, sort_keys=True, separators=(",", ":")
-        ).encode()
+    sampling = b"" if message.sampling is None else encode_sampling(message.sampling)
     if len(sampling) > SAMPLING_BYTES_MAX:
         raise ValueError(f"sampling has {len(sampling)} bytes as JSON, over {SAMPLING_BYTES_MAX}")
+    if len(message.intent) > INTENT_BYTES_MAX:
+        raise ValueError(f"an intent has {len(message.intent)} bytes, over {INTENT_BYTES_MAX}")
     writer = _begin(Tag.OPEN, message.session).fixed(handle_bytes(message.handle), 32)
     _write_layers(writer, message.layers)
     writer.uint(message.block_count, 2).uint(message.hop, 1).uint(message.hops, 1)
@@ -104,7 +109,7 @@ def _encode_open(message: Open) -> bytes:
     writer.uint(len(message.next_addresses), 1)
     for address in message.next_addresses:
         writer.text(address)
-    return writer.blob(sampling).finish()
+    return writer.blob(sampling).blob(message.intent).finish()
 
 
 def _parse_open(reader: Reader) -> Open:
@@ -124,6 +129,7 @@ def _parse_open(reader: Reader) -> Open:
         reader.text(most=ADDRESS_BYTES_MAX) for _ in range(reader.uint(1, most=NEXT_ADDRESSES_MAX))
     )
     sampling = _parse_sampling(reader.blob(most=SAMPLING_BYTES_MAX))
+    intent = reader.blob(most=INTENT_BYTES_MAX)
     if layers is None:
         raise WireError("an open names no layers")
     message = Open(
@@ -142,6 +148,7 @@ def _parse_open(reader: Reader) -> Open:
         privacy=privacy,
         sampling=sampling,
         keep_bytes=keep_bytes,
+        intent=intent,
     )
     _check_open(message)
     return message
@@ -196,8 +203,11 @@ def _finite(digits: str) -> float:
 
 def _encode_opened(message: Opened) -> bytes:
     writer = _begin(Tag.OPENED, message.session).uint(message.hop, 1).uint(message.dtype, 1)
+    if len(message.offer) > INTENT_BYTES_MAX:
+        raise ValueError(f"an offer has {len(message.offer)} bytes, over {INTENT_BYTES_MAX}")
     writer.uint(message.batch_tokens, 4).uint(message.rtt_next_us, 4)
-    return writer.uint(message.bandwidth_next, 8).uint(message.decode_us, 4).finish()
+    writer.uint(message.bandwidth_next, 8).uint(message.decode_us, 4)
+    return writer.blob(message.offer).finish()
 
 
 def _parse_opened(reader: Reader) -> Opened:
@@ -209,6 +219,7 @@ def _parse_opened(reader: Reader) -> Opened:
         rtt_next_us=reader.uint(4),
         bandwidth_next=reader.uint(8),
         decode_us=reader.uint(4),
+        offer=reader.blob(most=INTENT_BYTES_MAX),
     )
 
 

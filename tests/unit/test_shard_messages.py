@@ -19,6 +19,7 @@ from kwaai.limits import (
     BATCH_TOKENS_MAX,
     BLOCKS_MAX,
     HOPS_MAX,
+    INTENT_BYTES_MAX,
     LINK_MESSAGE_BYTES_MAX,
     SAMPLING_BYTES_MAX,
 )
@@ -60,6 +61,7 @@ HANDLE = ModelHandle("sha256:" + "5a" * 32)
 
 U8, U16 = st.integers(0, 2**8 - 1), st.integers(0, 2**16 - 1)
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+BLOBS = st.binary(max_size=40)
 SESSIONS = st.binary(min_size=16, max_size=16)
 HANDLES = st.binary(min_size=32, max_size=32).map(lambda raw: ModelHandle("sha256:" + raw.hex()))
 PEER_IDS: st.SearchStrategy[PeerId] = st.sampled_from(PEERS)
@@ -98,6 +100,7 @@ def opens(draw: st.DrawFn) -> Open:
         privacy=Privacy.FAST if fast else Privacy.PRIVATE,
         sampling=draw(SAMPLING) if samples else None,
         keep_bytes=draw(U32),
+        intent=draw(BLOBS),
     )
 
 
@@ -112,6 +115,7 @@ CONTROL: st.SearchStrategy[Control] = st.one_of(
         rtt_next_us=U32,
         bandwidth_next=U64,
         decode_us=U32,
+        offer=BLOBS,
     ),
     st.builds(
         Refused,
@@ -419,8 +423,25 @@ def test_a_control_message_that_contradicts_itself_is_refused(message: Control) 
 
 def with_sampling(raw: bytes) -> bytes:
     empty = encode(replace(FAST_LAST, sampling={}))
-    assert empty.endswith(b"\0\2{}")
-    return empty[:-4] + len(raw).to_bytes(2, "big") + raw
+    assert empty.endswith(b"\0\2{}\0\0")  # and no intent
+    return empty[:-6] + len(raw).to_bytes(2, "big") + raw + b"\0\0"
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [(LAST, "intent"), (Opened(b"s" * 16, 0, Dtype.F32, 1, 0, 0, 0), "offer")],
+)
+def test_an_intent_and_its_answer_are_small(message: Any, field: str) -> None:
+    most = replace(message, **{field: b"i" * INTENT_BYTES_MAX})
+    data = encode(most)
+    assert parse_control(data) == most
+    with pytest.raises(ValueError, match="over 4096"):
+        encode(replace(message, **{field: b"i" * (INTENT_BYTES_MAX + 1)}))
+    at = len(data) - INTENT_BYTES_MAX - 2
+    longer = data[:at] + (INTENT_BYTES_MAX + 1).to_bytes(2, "big") + data[at + 2 :] + b"i"
+    for bad in (longer, data[:-1], data + b"i"):
+        with pytest.raises(WireError):
+            parse_control(bad)
 
 
 @pytest.mark.parametrize(
