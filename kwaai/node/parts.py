@@ -11,6 +11,7 @@ from typing import Protocol
 
 from kwaai.inference.batch import Data, Ran
 from kwaai.inference.host import HostStats
+from kwaai.limits import COMPUTE_WEIGHT_MAX
 from kwaai.types import LayerRange, ModelHandle
 
 __all__ = ["Data", "HeldParts", "Part", "Ran"]
@@ -30,8 +31,10 @@ class Part(Protocol):
     def stats(self) -> HostStats:
         """What was measured."""
 
-    async def open(self, session: Hashable) -> None:
-        """Give `session` a KV sequence. Raises Busy."""
+    async def open(self, session: Hashable, weight: int = COMPUTE_WEIGHT_MAX) -> None:
+        """Give `session` a KV sequence. `weight`: of its steps, where not all that wait fit a pass.
+        Raises Busy.
+        """
 
     def submit(
         self, session: Hashable, position: int, data: Data, outputs: int = 0
@@ -55,3 +58,11 @@ class HeldParts(Protocol):
 
     def part(self, handle: ModelHandle, layers: LayerRange) -> Part | None:
         """Return the part that serves exactly `layers`, or None."""
+
+    def divides(self, handle: ModelHandle, layers: LayerRange) -> bool:
+        """Whether `layers` are a part of a divisible range that is served."""
+
+    def load_part(self, handle: ModelHandle, layers: LayerRange) -> float:
+        """Begin to load such a part, unless that has begun; return the seconds after which to ask
+        again. Raises Busy where it may not be loaded now.
+        """

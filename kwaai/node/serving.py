@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from kwaai import limits
-from kwaai.errors import ModelNotFound, ResourceError, UserError
+from kwaai.errors import Busy, KwaaiError, ModelNotFound, ResourceError, UserError
 from kwaai.inference.host import SliceHost
 from kwaai.log import get_logger
 from kwaai.node.control import Say, ServedRow
 from kwaai.node.directory import Directory
 from kwaai.node.local_slices import LocalSlices
 from kwaai.node.parts import Part
+from kwaai.node.serving_parts import Key, ServingParts
 from kwaai.node.slice_plan import LocalModel
 from kwaai.placement.paths import Candidate, choose_range
 from kwaai.types import LayerRange, ModelHandle
@@ -46,6 +47,13 @@ class ServedSlice:
     layers: LayerRange
     state: State = "joining"
     host: SliceHost | None = None
+    source: ServedSlice | None = None
+    """The divisible range of which a peer asked for this part."""
+
+    @property
+    def key(self) -> Key:
+        """What it is known by among the parts."""
+        return self.model.handle, self.layers
 
 
 class Serving:
@@ -57,10 +65,15 @@ class Serving:
         directory: Directory,
         links: Callable[[], tuple[str, ...]],
         memory_blocks: Callable[[LocalModel], int],
+        parts: ServingParts | None = None,
     ) -> None:
-        """`links`: host:port addresses to announce. `memory_blocks`: how many blocks fit now."""
+        """`links`: host:port addresses to announce. `memory_blocks`: how many blocks fit now.
+        `parts`: what may be loaded because peers ask for it; None: nothing.
+        """
         self._slices, self._directory, self._links = slices, directory, links
         self._memory_blocks = memory_blocks
+        self._parts = parts or ServingParts(0)
+        self._loads: set[asyncio.Task[None]] = set()
         self._served: list[ServedSlice] = []
         self._announced: tuple[Served, ...] | None = None
         self._announced_links: tuple[str, ...] = ()
@@ -83,7 +96,73 @@ class Serving:
         """Return the part that serves exactly `layers`, or None."""
         found = (s for s in self._served if s.layers == layers and self._is_online(s, handle))
         served = next(found, None)
-        return None if served is None else served.host
+        if served is None:
+            return None
+        if served.source is not None:
+            self._parts.used(served.key)
+        return served.host
+
+    def divides(self, handle: ModelHandle, layers: LayerRange) -> bool:
+        """Whether `layers` are a part of a divisible range that is served."""
+        return self._source(handle, layers) is not None
+
+    def load_part(self, handle: ModelHandle, layers: LayerRange) -> float:
+        """Begin to load a part of a divisible range, unless that has begun; return the seconds
+        after which to ask again. Raises Busy where it may not be loaded now.
+        """
+        source = self._source(handle, layers)
+        if source is None:
+            raise Busy("no range that has these layers is served now", retry_after_s=1.0)
+        parts = [s for s in self._served if s.source is not None]
+        if all(part.key != (handle, layers) for part in parts):
+            self._parts.check((handle, layers), sum(part.host is None for part in parts))
+            if len(parts) >= self._parts.most or len(self._served) >= limits.RECORD_SERVED_MAX:
+                self._give_up_one(parts)
+            part = ServedSlice(source.model, layers, source=source)
+            self._parts.begun(part.key)
+            self._served.append(part)
+            self.announce()
+            task = asyncio.create_task(self._load_part(part), name=f"load-part-{layers}")
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+        return limits.SERVING_PART_WAIT_S
+
+    def _source(self, handle: ModelHandle, layers: LayerRange) -> ServedSlice | None:
+        return next(
+            (
+                s for s in self._served
+                if s.layers.start <= layers.start and layers.stop <= s.layers.stop
+                and s.layers != layers and self._is_online(s, handle) and self._is_divisible(s)
+            ),
+            None,
+        )  # fmt: skip
+
+    def _is_divisible(self, served: ServedSlice) -> bool:
+        """Whether its parts may be loaded: they are cut from the whole file."""
+        if not self._parts.most or served.source is not None or len(served.layers) < 2:
+            return False
+        return served.model.entry.whole
+
+    def _give_up_one(self, parts: list[ServedSlice]) -> None:
+        """Make room for another part. Raises Busy where all of them are used."""
+        idle = {part.key: part for part in parts if self._is_idle(part)}
+        oldest = self._parts.oldest(list(idle))
+        if oldest is None:
+            raise Busy(
+                "all parts that it may load are in use", retry_after_s=limits.SERVING_PART_WAIT_S
+            )
+        self._forget(idle[oldest])
+
+    def _is_idle(self, part: ServedSlice) -> bool:
+        sessions = self._sessions
+        return part.host is not None and (sessions is None or not sessions.sessions_on(part.host))
+
+    async def _load_part(self, part: ServedSlice) -> None:
+        try:
+            await self._load(part)
+        except (KwaaiError, OSError) as error:
+            self._parts.failed(part.key)
+            log.info("part_not_loaded", layers=str(part.layers), problem=str(error))
 
     def _is_online(self, served: ServedSlice, handle: ModelHandle) -> bool:
         return served.state == "online" and served.model.handle == handle
@@ -106,20 +185,30 @@ class Serving:
         check_range(model.name, model.block_count, layers)
         for served in self._served:
             if served.model.handle == model.handle and served.layers == layers:
+                if served.source is not None and served.host is not None:
+                    served.source = None  # a peer wanted it before the owner did
+                    self.announce()
+                    return served
                 raise UserError(f"{model.name} {layers} is served already", param="layers")
         served = ServedSlice(model, layers)
         self._served.append(served)
         self.announce()
         say(f"loading {model.name} {layers}")
+        await self._load(served)
+        return served
+
+    async def _load(self, served: ServedSlice) -> None:
         try:
-            served.host = await self._slices.acquire(name, layers)
+            served.host = await self._slices.acquire(served.model, served.layers)
         except BaseException:
             self._forget(served)
             raise
+        if served not in self._served:  # withdrawn meanwhile
+            self._forget(served)
+            return
         served.state = "draining" if self._is_draining else "online"
         self.announce()
-        log.info("range_served", model=model.name, layers=str(layers))
-        return served
+        log.info("range_served", model=served.model.name, layers=str(served.layers))
 
     async def unserve(
         self, name: str, layers: LayerRange | None, grace_s: float = limits.DRAIN_GRACE_S
@@ -133,6 +222,7 @@ class Serving:
         if not chosen:
             what = model.name if layers is None else f"{model.name} {layers}"
             raise ModelNotFound(f"{what} is not served here; `kwaainet status` lists what is")
+        chosen += [s for s in self._served if s.source in chosen and s not in chosen]
         for served in chosen:
             served.state = "draining"
         self.announce()
@@ -168,11 +258,15 @@ class Serving:
         """Say what is served, for `status`."""
         return tuple(self._row(served) for served in self._served)
 
+    def served(self) -> tuple[Served, ...]:
+        """Say what is served, as it is announced."""
+        return tuple(self._record(served) for served in self._served)
+
     # Announcing.
 
     def announce(self) -> None:
         """Tell the others what has changed: at once for a state, roughly for a speed."""
-        now = tuple(self._record(served) for served in self._served)
+        now = self.served()
         links = self._links()
         if links != self._announced_links or not _is_about(now, self._announced):
             self._announced, self._announced_links = now, links
@@ -181,10 +275,18 @@ class Serving:
     async def watch(self) -> None:
         """Announce what changes by itself, for ever: speed, room, workers that come and go."""
         while True:
-            for served in self._served:
+            for served in tuple(self._served):
                 if served.host is None or served.state in ("draining", "offline"):
                     continue
                 state = served.host.state
+                is_part = served.source is not None
+                if is_part and self._is_idle(served) and self._parts.is_over(served.key):
+                    self._forget(served)
+                    continue
+                if state == "failed" and is_part:
+                    self._parts.failed(served.key)
+                    self._forget(served)
+                    continue
                 if state == "failed":
                     log.error("served_range_lost", layers=str(served.layers))
                     self._forget(served)
@@ -234,6 +336,8 @@ class Serving:
         if served.host is not None:
             self._slices.release(served.host)
             served.host = None
+        if served.source is not None:
+            self._parts.gone(served.key)
         self.announce()
 
     def _record(self, served: ServedSlice) -> Served:
@@ -254,6 +358,7 @@ class Serving:
             decode_us=0 if stats is None else stats.decode_us,
             prefill_tokens_s=0.0 if stats is None else stats.prefill_tokens_s,
             cells=model.cells,
+            divisible=self._is_divisible(served),
         )
 
     def _row(self, served: ServedSlice) -> ServedRow:
@@ -297,7 +402,9 @@ def _is_about(now: tuple[Served, ...], before: tuple[Served, ...] | None) -> boo
 
 
 def _key(served: Served) -> tuple[object, ...]:
-    return served.handle, served.layers, served.state, served.sessions_free == 0
+    return (
+        served.handle, served.layers, served.state, served.sessions_free == 0, served.divisible
+    )  # fmt: skip
 
 
 def _is_near(one: float, other: float) -> bool:

@@ -93,6 +93,20 @@ def test_the_layout_is_the_documented_one() -> None:
     OTHERS[0].public.verify(b"kwaainet record 1\x00" + expected, data[-64:])
 
 
+def test_flags_of_a_range() -> None:
+    (served,) = record().served
+    data = signed()
+    at = data.index(b"\x01\x01" + struct.pack(">I", served.context_tokens))
+    for flags, head, divisible in ((0, False, False), (1, True, False), (2, False, True)):
+        (found,) = verify_record(resigned(data, at, bytes([flags])), NOW_S).served
+        assert (found.head, found.divisible) == (head, divisible)
+    assert verify_record(resigned(data, at, b"\x03"), NOW_S) == record(
+        served=(replace(served, divisible=True),)
+    )
+    for flags in (4, 0x80, 0xFF):
+        assert reason(resigned(data, at, bytes([flags]))) == "format"
+
+
 text = st.text(st.characters(categories=["L", "N", "P"]), max_size=16)
 numbers = st.integers(0, 2**32 - 1)
 
@@ -109,7 +123,7 @@ def any_served(draw: st.DrawFn) -> Served:
         draw(st.sampled_from(STATES)), draw(st.integers(1, 2**32 - 1)), sessions,
         draw(st.integers(0, sessions)), draw(st.integers(1, 2**32 - 1)),
         draw(st.integers(1, limits.EMBEDDING_LENGTH_MAX)), draw(numbers),
-        draw(st.floats(0, 1e9, width=32)), draw(numbers),
+        draw(st.floats(0, 1e9, width=32)), draw(numbers), draw(st.booleans()),
     )  # fmt: skip
 
 

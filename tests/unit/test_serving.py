@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from kwaai import limits
-from kwaai.errors import ModelNotFound, OutOfMemory, ResourceError, UserError
+from kwaai.errors import Busy, ModelNotFound, OutOfMemory, ResourceError, UserError
 from kwaai.inference.sampling import SamplingParams
+from kwaai.node import serving_parts
 from kwaai.node.answers import Answers
 from kwaai.node.generate import GenerationRequest
 from kwaai.node.serving import Serving
+from kwaai.node.serving_parts import ServingParts
 from kwaai.testing.generator import CARD, FakeGenerator
 from kwaai.types import LayerRange, ModelHandle
 from kwaai.wire.records import Served
@@ -48,6 +50,7 @@ class FakeSlices:
 
     failure: Exception | None = None
     gate: asyncio.Event | None = None
+    is_whole: bool = True
     hosts: list[FakeHost] = field(default_factory=list)
     released: list[LayerRange] = field(default_factory=list)
 
@@ -56,7 +59,7 @@ class FakeSlices:
             raise ModelNotFound(f"no model {name}")
         return SimpleNamespace(
             name="m", handle=HANDLE, block_count=8, context_tokens=64, sessions_max=4, embd=16,
-            cells=256,
+            cells=256, entry=SimpleNamespace(whole=self.is_whole),
         )  # fmt: skip
 
     async def acquire(self, name: str, layers: LayerRange) -> FakeHost:
@@ -99,9 +102,10 @@ class FakeSessions:
     """Sessions that end when they are told."""
 
     drained: list[Any] = field(default_factory=list)
+    unused: list[Any] = field(default_factory=list)
 
     def sessions_on(self, part: Any) -> int:
-        return 2
+        return 0 if part in self.unused else 2
 
     async def drain(self, grace_s: float, part: Any = None) -> None:
         self.drained.append(part)
@@ -222,6 +226,141 @@ async def test_a_draining_node_gives_out_nothing(
     assert sessions.drained == [None]
     row = await serving.serve("m", LayerRange(4, 5), quiet)
     assert row.state == "draining"
+
+
+class TestParts:
+    """Parts of a range that peers ask for."""
+
+    now_s = 1000.0
+
+    @pytest.fixture
+    async def divided(self, slices: Any, directory: Any, sessions: Any) -> Serving:
+        parts = ServingParts(2, lambda: self.now_s)
+        serving = Serving(slices, directory, lambda: LINKS, lambda model: 3, parts)
+        serving.attach(sessions)
+        await serving.serve("m", LayerRange(1, 7), quiet)
+        return serving
+
+    async def load(self, serving: Serving, start: int, stop: int) -> None:
+        assert serving.load_part(HANDLE, LayerRange(start, stop)) == limits.SERVING_PART_WAIT_S
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def test_a_part_is_loaded_and_announced(
+        self, divided: Serving, slices: FakeSlices, directory: FakeDirectory
+    ) -> None:
+        assert directory.announced[-1][0].divisible
+        assert divided.divides(HANDLE, LayerRange(2, 4))
+        assert not divided.divides(HANDLE, LayerRange(1, 7)), "that is what is served"
+        assert not divided.divides(HANDLE, LayerRange(5, 8))
+        assert divided.part(HANDLE, LayerRange(2, 4)) is None
+        slices.gate = asyncio.Event()
+        await self.load(divided, 2, 4)
+        await self.load(divided, 2, 4)
+        assert directory.states[-1] == ["[1,7) online", "[2,4) joining"]
+        with pytest.raises(Busy, match="another part"):
+            divided.load_part(HANDLE, LayerRange(3, 5))
+        slices.gate.set()
+        await self.settle()
+        assert directory.states[-1] == ["[1,7) online", "[2,4) online"]
+        assert not directory.announced[-1][1].divisible
+        assert divided.part(HANDLE, LayerRange(2, 4)) is slices.hosts[1]
+        assert len(slices.hosts) == 2
+
+    async def test_who_is_unused_makes_room(
+        self, divided: Serving, slices: FakeSlices, sessions: FakeSessions
+    ) -> None:
+        await self.load(divided, 2, 4)
+        self.now_s += 1
+        await self.load(divided, 4, 6)
+        with pytest.raises(Busy, match="in use"):
+            divided.load_part(HANDLE, LayerRange(3, 5))
+        sessions.unused = slices.hosts[1:]
+        self.now_s += 1
+        divided.part(HANDLE, LayerRange(2, 4))
+        await self.load(divided, 3, 5)
+        assert slices.released == [LayerRange(4, 6)]
+        assert divided.held(HANDLE) == (LayerRange(1, 7), LayerRange(2, 4), LayerRange(3, 5))
+
+    async def test_what_fails_is_left_alone_for_a_while(
+        self, divided: Serving, slices: FakeSlices
+    ) -> None:
+        slices.failure = OutOfMemory("too little")
+        await self.load(divided, 2, 4)
+        assert divided.held(HANDLE) == (LayerRange(1, 7),)
+        with pytest.raises(Busy, match="could not load") as caught:
+            divided.load_part(HANDLE, LayerRange(2, 4))
+        assert caught.value.retry_after_s == limits.SERVING_PART_FAILED_S
+        slices.failure = None
+        self.now_s += limits.SERVING_PART_FAILED_S
+        await self.load(divided, 2, 4)
+        assert divided.part(HANDLE, LayerRange(2, 4)) is not None
+
+    async def test_the_disk_is_not_filled(
+        self,
+        divided: Serving,
+        slices: FakeSlices,
+        sessions: FakeSessions,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(serving_parts, "SERVING_PARTS_CUT_MAX", 3)
+        sessions.unused = slices.hosts
+        for start in (2, 3, 4, 2):
+            await self.load(divided, start, start + 2)
+        with pytest.raises(Busy, match="3 different parts"):
+            divided.load_part(HANDLE, LayerRange(2, 5))
+
+    async def test_parts_go_with_their_range(
+        self, divided: Serving, slices: FakeSlices, sessions: FakeSessions
+    ) -> None:
+        await self.load(divided, 2, 4)
+        gone = await divided.unserve("m", LayerRange(1, 7))
+        assert gone == (LayerRange(1, 7), LayerRange(2, 4))
+        assert sessions.drained == slices.hosts
+        with pytest.raises(Busy, match="no range"):
+            divided.load_part(HANDLE, LayerRange(2, 4))
+
+    async def test_the_owner_may_take_a_part_over(
+        self, divided: Serving, directory: FakeDirectory
+    ) -> None:
+        await self.load(divided, 2, 4)
+        row = await divided.serve("m", LayerRange(2, 4), quiet)
+        assert row.layers == LayerRange(2, 4)
+        assert [served.divisible for served in directory.announced[-1]] == [True, True]
+
+    async def test_what_is_unused_ends(
+        self,
+        divided: Serving,
+        slices: FakeSlices,
+        sessions: FakeSessions,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(limits, "SERVING_WATCH_S", 0.0)
+        await self.load(divided, 2, 4)
+        task = asyncio.create_task(divided.watch())
+        self.now_s += limits.SERVING_PART_IDLE_S + 1
+        await self.settle()
+        assert slices.released == [], "it has sessions"
+        sessions.unused = slices.hosts
+        await self.settle()
+        assert slices.released == [LayerRange(2, 4)]
+        await self.load(divided, 2, 4)
+        slices.hosts[-1].state = "failed"
+        await self.settle()
+        assert divided.held(HANDLE) == (LayerRange(1, 7),), "the others go on"
+        task.cancel()
+
+    async def test_only_a_whole_model_is_divisible(
+        self, divided: Serving, serving: Serving, slices: FakeSlices, directory: FakeDirectory
+    ) -> None:
+        await serving.serve("m", LayerRange(1, 5), quiet)
+        assert not directory.announced[-1][-1].divisible, "nothing may be loaded"
+        slices.is_whole = False
+        await divided.serve("m", LayerRange(1, 5), quiet)
+        assert [served.divisible for served in directory.announced[-1]] == [True, False]
 
 
 class TestWatch:
