@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from test_credential_exchange import CLAIMS, KIND, WAIT_S, Place, World
+from exchange_world import WAIT_S, Place, World
+from test_credential_exchange import CLAIMS, KIND
 
 from credentials.bitstring import StatusList
 from credentials.did import did_key, verification_method

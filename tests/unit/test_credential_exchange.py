@@ -7,15 +7,14 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from exchange_world import Place, World, a_world
 
-from credentials.keys import PeerId, peer_id
+from credentials.keys import PeerId
 from kwaai import limits
-from kwaai.config import Config
 from kwaai.errors import (
     CredentialMissing,
     CredentialRefused,
@@ -24,15 +23,7 @@ from kwaai.errors import (
     PeerRefused,
     RequestClosed,
 )
-from kwaai.node.credential_exchange import CredentialExchange, Shown
-from kwaai.node.credential_home import open_office
-from kwaai.node.credential_office import CredentialOffice
-from kwaai.node.credential_peers import CredentialPeers
-from kwaai.store.home import ensure_home
-from kwaai.store.identity_file import ensure_identity
-from kwaai.store.owner_file import create_owner, owner_key
-from kwaai.store.requests import RequestBook
-from kwaai.testing.network import MemoryNetwork, MemorySwarm
+from kwaai.node.credential_exchange import Shown
 from kwaai.wire.credential_messages import (
     PROTOCOL,
     Ask,
@@ -51,64 +42,12 @@ from kwaai.wire.credential_messages import (
 
 KIND = "MembershipVC"
 CLAIMS = {"swarmId": "urn:swarm:lab", "swarmName": "the lab", "memberRole": "member"}
-WAIT_S = 20.0
-
-
-@dataclass
-class Place:
-    """One node's part in it."""
-
-    network: MemoryNetwork
-    office: CredentialOffice
-    book: RequestBook
-    exchange: CredentialExchange
-    peer: PeerId
-
-
-class World:
-    """Nodes that are connected to one another, each with a home of its own."""
-
-    def __init__(self, directory: Path, stack: contextlib.AsyncExitStack) -> None:
-        self._directory = directory
-        self._stack = stack
-        self._swarm = MemorySwarm(1)
-        self._places: list[Place] = []
-
-    async def add(self, *, owned: bool = False, **options: Any) -> Place:
-        home = ensure_home(self._directory / f"home-{len(self._places)}")
-        if owned:
-            create_owner(owner_key(home))
-        secret, _ = ensure_identity(home.identity_key)
-        network = MemoryNetwork(self._swarm, secret)
-        peers = CredentialPeers(network)
-        office = self._stack.enter_context(
-            open_office(home, Config(), fetch_status=peers.fetch_status)
-        )
-        book = RequestBook(office.wallet.database)
-        exchange = CredentialExchange(network, office, book, peers, **options)
-        await network.start()
-        self._stack.push_async_callback(network.stop)
-        for place in self._places:
-            await network.connect(place.network.addresses()[0])
-        ready = asyncio.Event()
-        task = asyncio.create_task(exchange.run(ready.set))
-        self._stack.push_async_callback(_end, task)
-        await asyncio.wait_for(ready.wait(), WAIT_S)
-        place = Place(network, office, book, exchange, peer_id(secret.public))
-        self._places.append(place)
-        return place
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with contextlib.AsyncExitStack() as stack:
-        yield World(tmp_path, stack)
+    async with a_world(tmp_path) as world:
+        yield world
 
 
 def reasons(shown: Shown) -> dict[str | None, str]:
