@@ -19,6 +19,7 @@ from kwaai.api.auth import STATUS_PREFIX, check_key, has_key, make_guard
 from kwaai.api.bodies import parse_chat, parse_completion
 from kwaai.api.chat import ChatShape
 from kwaai.api.completions import CompletionShape
+from kwaai.api.demand import asked_in_headers
 from kwaai.api.errors import answer_or_tell, error_response, json_response
 from kwaai.api.jsonbody import read_json_body
 from kwaai.api.replies import model_object
@@ -27,6 +28,7 @@ from kwaai.log import get_logger
 from kwaai.node.generate import Generator
 
 if TYPE_CHECKING:
+    from kwaai.api.trust_api import GetTrust
     from kwaai.api.vc_work import GetOffice
 
 SERVICE = web.AppKey("service", Service)
@@ -41,9 +43,14 @@ log = get_logger(__name__)
 
 
 def create_app(
-    generator: Generator, *, api_key: str | None = None, office: GetOffice | None = None
+    generator: Generator,
+    *,
+    api_key: str | None = None,
+    office: GetOffice | None = None,
+    trust: GetTrust | None = None,
 ) -> web.Application:
-    """Return the API over `generator`, and over the credential office that `office` gives.
+    """Return the API over `generator`, over the credential office that `office` gives, and over the
+    scores of peers that `trust` gives.
 
     With `api_key` every route but /health needs it, and with an office /status/. Without one only
     this machine's programs may ask, none of them may sign as this node, and `kwaai.api.server`
@@ -68,6 +75,10 @@ def create_app(
 
         app[_ERROR] = vc_api.any_error_response
         vc_api.add_routes(app, office, checks_only=api_key is None)
+    if trust is not None:
+        from kwaai.api.trust_api import add_trust_api
+
+        add_trust_api(app, trust, is_refused=api_key is None)
     return app
 
 
@@ -83,7 +94,8 @@ async def _show_model(request: web.Request) -> web.Response:
 async def _chat(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     with service.admit():
-        job = parse_chat(await read_json_body(request))
+        asked = asked_in_headers(request.headers)
+        job = parse_chat(await read_json_body(request)).asking(asked)
         wants_logprobs = job.requests[0].sampling.logprobs is not None
         return await answer(request, service, job, ChatShape(with_logprobs=wants_logprobs))
 
@@ -91,7 +103,8 @@ async def _chat(request: web.Request) -> web.StreamResponse:
 async def _completion(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     with service.admit():
-        job = parse_completion(await read_json_body(request))
+        asked = asked_in_headers(request.headers)
+        job = parse_completion(await read_json_body(request)).asking(asked)
         shape = CompletionShape(logprobs=job.requests[0].sampling.logprobs)
         return await answer(request, service, job, shape)
 

@@ -22,7 +22,11 @@ from pydantic import Field
 from kwaai import limits
 from kwaai.api.bodies import parse_chat
 from kwaai.api.control_bodies import NODE, Body, parse_body, to_json
+from kwaai.api.control_circuits import add_circuit_routes
 from kwaai.api.control_credentials import add_credential_routes
+from kwaai.api.control_intent import add_intent_routes
+from kwaai.api.control_trust import add_trust_routes
+from kwaai.api.demand import Asked
 from kwaai.api.errors import answer_or_tell, encode_json, json_response
 from kwaai.errors import KwaaiError, PeerError, UserError
 from kwaai.log import get_logger
@@ -93,7 +97,10 @@ def create_control_app(node: NodeControl) -> web.Application:
     app.router.add_post("/control/answer", _answer)
     app.router.add_post("/control/drain", _drain)
     app.router.add_post("/control/stop", _stop)
+    add_circuit_routes(app.router)
     add_credential_routes(app.router)
+    add_intent_routes(app.router)
+    add_trust_routes(app.router)
     return app
 
 
@@ -211,11 +218,14 @@ async def _answer(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, _Answer)
     generator = request.app[NODE].generator
     chat = dict(body.chat)
-    if not chat.get("model"):
+    asked = chat.get("kwaai")
+    if not chat.get("model") and isinstance(asked, dict) and asked.get("circuit"):
+        chat["model"] = request.app[NODE].circuits.show(str(asked["circuit"])).model
+    elif not chat.get("model"):
         cards = generator.models()
         chat["model"] = cards[0].name if cards else "?"  # whatever: it says itself what is wrong
     wanted = parse_chat(chat).requests[0]
-    wanted = dataclasses.replace(wanted, route=body.route, privacy=body.privacy)
+    wanted = Asked(privacy=body.privacy, route=body.route).apply(wanted)
     return await _stream(request, lambda events: _generate(generator, wanted, events))
 
 

@@ -35,6 +35,10 @@ GENERATOR_STATS: dict[str, tuple[str, str]] = {
     "paths_opened": ("counter", "Paths that read their prompt, this machine alone included"),
     "paths_failed": ("counter", "Paths that a peer or this machine broke"),
     "paths_retried": ("counter", "Requests that went on by another path"),
+    "circuits": ("gauge", "Paths that are kept open for reuse"),
+    "circuit_answers": ("counter", "Answers that were begun on circuits"),
+    "circuit_reused_tokens": ("counter", "Tokens of prompts that circuits had read already"),
+    "circuit_reroutes": ("counter", "Times that a circuit took another path"),
     "peers_connected": ("gauge", "Peers connected over libp2p"),
     "links_open": ("gauge", "Encrypted links to other nodes"),
     "links_lost": ("counter", "Links that ended while the node ran"),
@@ -46,6 +50,44 @@ GENERATOR_STATS: dict[str, tuple[str, str]] = {
     "service_restarts": ("counter", "Services of the node started again after a failure"),
 }
 """Names of `Generator.stats()` that are exported, with kind and help. Others are left out."""
+
+TRUST_STATS: dict[str, tuple[str, str]] = {
+    "trust_roots": ("gauge", "Trust roots, this node and its owner included"),
+    "trust_credentials": ("gauge", "Credentials that peers presented and that hold"),
+    "trust_observations": ("gauge", "Outcomes of dealings with peers that are kept"),
+    "trust_observations_dropped": ("counter", "Outcomes that came faster than they are written"),
+    "trust_endorsements": ("gauge", "Edges of the trust graph"),
+    "trust_recomputes": ("counter", "Times that scores were computed"),
+    "trust_recompute_seconds": ("counter", "Time that this took"),
+    "receipts_kept": ("gauge", "Receipts whose both halves are here"),
+    "receipts_missing": ("gauge", "Receipts without the other side's half"),
+    "receipts_contradicting": ("gauge", "Receipts whose halves say different things"),
+    "spot_checks": ("counter", "Steps that a second peer repeated"),
+    "spot_checks_failed": ("counter", "Those with another result"),
+    "witness_peers": ("gauge", "Peers that this node probes, to say how often they answered"),
+    "witness_probes": ("counter", "Probes of peers"),
+    "witness_issued": ("counter", "Credentials issued for what was measured"),
+    "intents_refused": ("counter", "Intents refused: altered, replayed, stale, below a floor"),
+}
+"""Names of `TrustControl.stats()`, which a node's `Generator.stats()` has too."""
+
+LABELLED_STATS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "trust_peers": (
+        "gauge",
+        "Peers with a score",
+        "tier",
+        ("unknown", "known", "verified", "trusted"),
+    ),
+    "trust_denials": (
+        "counter",
+        "What peers were not let do for their tier",
+        "action",
+        ("serve", "early_layers", "prefix", "host", "compute"),
+    ),
+}
+"""Families with one label: kind, help, the label's name and values. In `stats()` each value has an
+entry of its own: `trust_peers_verified`.
+"""
 
 _FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -109,7 +151,19 @@ class _GeneratorStats(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._generator.stats()
-        for name, (kind, explained) in GENERATOR_STATS.items():
+        for name, (kind, explained) in (GENERATOR_STATS | TRUST_STATS).items():
             if name in stats:
-                family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-                yield family(f"kwaai_{name}", explained, value=stats[name])
+                yield _FAMILIES[kind](f"kwaai_{name}", explained, value=stats[name])
+        for name, (kind, explained, label, values) in LABELLED_STATS.items():
+            counted = {value: stats.get(f"{name}_{value}") for value in values}
+            if any(count is not None for count in counted.values()):
+                family = _FAMILIES[kind](f"kwaai_{name}", explained, labels=[label])
+                for value, count in counted.items():
+                    family.add_metric([value], count or 0.0)
+                yield family
+
+
+_FAMILIES: dict[str, type[CounterMetricFamily] | type[GaugeMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+}

@@ -23,9 +23,11 @@ from kwaai.errors import (
     error_from_code,
 )
 from kwaai.limits import (
+    CIRCUIT_CONTROL_TIMEOUT_S,
     CONTROL_LINE_BYTES_MAX,
     CONTROL_TIMEOUT_S,
     CREDENTIAL_CONTROL_TIMEOUT_S,
+    INTENT_CONTROL_TIMEOUT_S,
     P2P_TIMEOUT_S,
 )
 from kwaai.store.home import Home
@@ -138,6 +140,69 @@ class ControlClient:
         """Return a status list as JSON text."""
         answer = self._ask("POST", "credentials/status", {"url": url}, CREDENTIAL_CONTROL_TIMEOUT_S)
         return str(answer["credential"])
+
+    def trust_peers(self) -> Json:
+        """Return TrustRows."""
+        return self._ask("GET", "trust/peers", None)
+
+    def trust_policy(self) -> Json:
+        """Return a PolicyView."""
+        return self._ask("GET", "trust/policy", None)
+
+    def trust_show(self, peer: str) -> Json:
+        """Return the TrustDetail of a peer."""
+        return self._ask("POST", "trust/show", {"peer": peer})
+
+    def trust_explain(self, peer: str) -> Json:
+        """Return the ExplanationView of a peer."""
+        return self._ask("POST", "trust/explain", {"peer": peer})
+
+    def trust_set_roots(self, roots: list[str]) -> Json:
+        """Have the node trust exactly these DIDs as roots; return a PolicyView."""
+        return self._ask("POST", "trust/roots", {"roots": roots})
+
+    def trust_endorse(self, peer: str, statement: str, interactions: int | None) -> Json:
+        """Endorse a peer and offer it the credential; return a RequestView."""
+        body = {"peer": peer, "statement": statement, "interactions": interactions}
+        return self._ask("POST", "trust/endorse", body, CREDENTIAL_CONTROL_TIMEOUT_S)
+
+    def trust_graph(self, depth: int) -> Json:
+        """Return a GraphView."""
+        return self._ask("POST", "trust/graph", {"depth": depth})
+
+    def trust_receipts(self, peer: str = "") -> list[Json]:
+        """Return ReceiptRows of a peer, or of all."""
+        return list(self._ask("POST", "trust/receipts", {"peer": peer})["receipts"])
+
+    def trust_refresh(self, peer: str = "") -> int:
+        """Ask a peer, or all, what it holds; return how many credentials hold now."""
+        body = {"peer": peer}
+        answer = self._ask("POST", "trust/refresh", body, CREDENTIAL_CONTROL_TIMEOUT_S)
+        return int(answer["credentials"])
+
+    def intent_explain(self, body: Json) -> Json:
+        """Say which path meets a demand, or why none does; return an IntentView."""
+        return self._ask("POST", "intent/explain", body, INTENT_CONTROL_TIMEOUT_S)
+
+    def intent_cast(self, body: Json) -> Json:
+        """Ask peers what they would do for a demand; return a CastView."""
+        return self._ask("POST", "intent/cast", body, INTENT_CONTROL_TIMEOUT_S)
+
+    def circuit_create(self, body: Json) -> Json:
+        """Have the node pin a path; return a CircuitView."""
+        return self._ask("POST", "circuits/create", body, CIRCUIT_CONTROL_TIMEOUT_S)
+
+    def circuits(self) -> list[Json]:
+        """Return CircuitViews."""
+        return list(self._ask("GET", "circuits", None)["circuits"])
+
+    def circuit_show(self, circuit: str) -> Json:
+        """Return the CircuitView of one."""
+        return self._ask("POST", "circuits/show", {"circuit": circuit})
+
+    def circuit_close(self, circuit: str) -> Json:
+        """End a circuit; return what it was, a CircuitView."""
+        return self._ask("POST", "circuits/close", {"circuit": circuit})
 
     def _ask(
         self, method: str, route: str, body: Json | None, timeout_s: float = CONTROL_TIMEOUT_S

@@ -91,7 +91,7 @@ def _request(arguments: argparse.Namespace) -> int:
         claims,
         arguments.note,
     )
-    return _report(arguments, row)
+    return report_request(arguments, row)
 
 
 def _offer(arguments: argparse.Namespace) -> int:
@@ -103,7 +103,7 @@ def _offer(arguments: argparse.Namespace) -> int:
         text,
         arguments.note,
     )
-    return _report(arguments, row)
+    return report_request(arguments, row)
 
 
 def _credential_text(arguments: argparse.Namespace) -> str:
@@ -180,7 +180,7 @@ def _approve(arguments: argparse.Namespace) -> int:
         if "claim" in error.message or "missing" in error.message:
             error.message += "; give what it lacks with --claim NAME=VALUE"
         raise
-    return _report(arguments, row)
+    return report_request(arguments, row)
 
 
 def _other_claims(arguments: argparse.Namespace, client: ControlClient) -> dict[str, Any]:
@@ -196,7 +196,9 @@ def _other_claims(arguments: argparse.Namespace, client: ControlClient) -> dict[
 
 
 def _refuse(arguments: argparse.Namespace) -> int:
-    return _report(arguments, _client(arguments).credential_refuse(arguments.id, arguments.reason))
+    return report_request(
+        arguments, _client(arguments).credential_refuse(arguments.id, arguments.reason)
+    )
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
@@ -246,7 +248,7 @@ def _fetched_code(rows: list[dict[str, Any]]) -> int:
     return CredentialUnknown.exit_code if unknown else CredentialRefused.exit_code
 
 
-def _report(arguments: argparse.Namespace, row: dict[str, Any]) -> int:
+def report_request(arguments: argparse.Namespace, row: dict[str, Any]) -> int:
     """Say how a request or an offer stands; failed and refused ones end the command so."""
     from kwaai.cli.output import one_line, print_json
     from kwaai.errors import PeerRefused, PeerUnreachable

@@ -31,18 +31,22 @@ _PLAIN = "\x1b[0m"
 _LINES = ("├─ ", "└─ ", "│  ", "   ")
 _LINES_ASCII = ("|- ", "`- ", "|  ", "   ")
 _TEXT_CHARS_MAX = 400
-_DID = re.compile(r"did:[a-z0-9]+:[\w.:%-]+(?:#[\w.:%-]+)?")
+_DID = re.compile(r"did:[a-z0-9]+:[\w.:%-]*\w(?:#[\w.:%-]*\w)?")
 _DID_ENDS_CHARS = (16, 8)
 _FOLDED_CHARS_MIN = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A line of the tree and what hangs below it. `outcome` is the word that is coloured."""
+    """A line of the tree and what hangs below it. `outcome` is what is coloured."""
 
     text: str
     outcome: str = ""
     children: Sequence[Branch] = field(default_factory=tuple)
+    style: str = ""
+    """The outcome whose colour it has, where that is not its own word."""
+    shortens: bool = False
+    """Its DIDs may be shortened: they stand in full elsewhere."""
 
 
 def step_branches(steps: Iterable[Step]) -> list[Branch]:
@@ -91,15 +95,18 @@ def _folded(branch: Branch, width: int | None, colours: bool) -> list[str]:
         text = text[: _TEXT_CHARS_MAX - 3] + "..."
     mark = f"{branch.outcome}  " if branch.outcome else ""
     hanging = len(mark) or len(_LINES[0])
-    parts = [text] if width is None else _fitted(text, width - len(mark), width - hanging)
-    colour = _COLOURS.get(branch.outcome, "") if colours else ""
+    parts = [text]
+    if width is not None:  # the DIDs of a step stand in full further up
+        shortens = branch.shortens or text[:1].isdecimal()
+        parts = _fitted(text, width - len(mark), width - hanging, shortens=shortens)
+    colour = _COLOURS.get(branch.style or branch.outcome, "") if colours else ""
     shown = f"{colour}{branch.outcome}{_PLAIN}  " if colour else mark
     return [shown + parts[0], *(" " * hanging + part for part in parts[1:])]
 
 
-def _fitted(text: str, width: int, folded_width: int) -> list[str]:
+def _fitted(text: str, width: int, folded_width: int, *, shortens: bool) -> list[str]:
     """Return a text as one line, if need be with its DIDs shortened, or as several."""
-    if len(text) > width and text[:1].isdecimal():  # a step: the DIDs in full are further up
+    if len(text) > width and shortens:
         text = _DID.sub(lambda found: short_did(found[0]), text)
     if len(text) <= width:
         return [text]

@@ -22,16 +22,19 @@ from kwaai.cli import (
     config,
     credential,
     identity,
+    intent,
     logs,
     models,
     node,
     p2p,
+    reputation,
     serve,
     service,
     setup,
     shard,
     start,
     swarm,
+    trust,
 )
 from kwaai.cli.parser import Parser, UsageError, add_command, add_common_options, hint, parse
 from kwaai.errors import CredentialRefused, DiskFull, KwaaiError
@@ -45,7 +48,7 @@ _IMPORT_LOOK_S = 0.02
 _COMMANDS = (
     *(setup, start, node, logs, service),
     *(shard, swarm, p2p, models, serve),
-    *(config, identity, credential, bench),
+    *(config, identity, credential, trust, reputation, intent, bench),
 )
 
 _DESCRIPTION = "One node of a decentralised AI network: models cut into layer ranges, run by many."

@@ -105,13 +105,14 @@ def _peers(arguments: argparse.Namespace) -> int:
             row["peer"],
             one_line(row["version"]) or "-",
             _state(row),
+            show_trust(row),
             row["link"],
             show_ms(row["rtt_s"]),
             one_line(", ".join(row["served"])) or "-",
         )
         for row in peers
     ]
-    columns = ("Name", "Peer", "Version", "State", "Link", "Round trip", "Serves")
+    columns = ("Name", "Peer", "Version", "State", "Trust", "Link", "Round trip", "Serves")
     print_table(columns, rows, right=("Round trip",), ids=("Peer",))
     return 0
 
@@ -173,6 +174,14 @@ def show_ms(seconds: float | None) -> str:
 def show_avoided(row: dict[str, Any]) -> str:
     """Say for how long paths leave out a peer that failed; empty where they do not."""
     return f"avoided for {row['avoided_s']:.0f} s" if row["avoided_s"] > 0 else ""
+
+
+def show_trust(row: dict[str, Any]) -> str:
+    """Return a peer's tier and score: `Verified 0.52`."""
+    from kwaai.cli.trust_values import show_score
+
+    trust = row["trust"]
+    return "-" if trust is None else f"{trust['tier']} {show_score(trust['score'])}"
 
 
 def _state(row: dict[str, Any]) -> str:

@@ -46,13 +46,13 @@ def _chain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COLUMNS = ("Layers", "Name", "Peer", "Version", "State", "Round trip")
+_COLUMNS = ("Layers", "Name", "Peer", "Version", "State", "Trust", "Round trip")
 
 
 def chain_rows(view: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return the coverage table: what peers serve and the gaps between, in the order of layers."""
     from kwaai.cli.output import one_line
-    from kwaai.cli.p2p import show_avoided, show_ms
+    from kwaai.cli.p2p import show_avoided, show_ms, show_trust
 
     rows: list[tuple[int, int, tuple[str, ...]]] = []
     for row in view["rows"]:
@@ -63,11 +63,12 @@ def chain_rows(view: dict[str, Any]) -> list[tuple[str, ...]]:
             row["peer"],
             one_line(row["version"]) or "-",
             show_avoided(row) or row["state"],
+            show_trust(row),
             show_ms(row["rtt_s"]),
         )
         rows.append((row["layers"]["start"], 1, cells))
     for gap in view["gaps"]:
-        rows.append((gap["start"], 0, (show_range(gap), "GAP", "-", "-", "missing", "-")))
+        rows.append((gap["start"], 0, (show_range(gap), "GAP", "-", "-", "missing", "-", "-")))
     return [cells for _, _, cells in sorted(rows)]
 
 

@@ -32,6 +32,7 @@ answer alone.
 examples:
   kwaainet shard run "What is the capital of France?"
   kwaainet shard run --route split --stats "What is the capital of France?"
+  kwaainet shard run --min-tier verified --max-latency-ms 80 "Summarise this for me: ..."
   kwaainet shard run --slices 4 --stats "Tell me about kwaainet."
   cat question.txt | kwaainet shard run -
 """
@@ -87,6 +88,14 @@ def add_parser(commands: Commands) -> None:
         choices=("private", "fast"),
         help="private: no peer sees text or tokens; fast: the last peer picks the tokens",
     )
+    from kwaai.cli.intent import add_demand_options
+
+    add_demand_options(parser)
+    parser.add_argument(
+        "--circuit",
+        metavar="ID",
+        help="an open circuit, by id or name: `kwaainet shard circuit create` makes one",
+    )
     parser.add_argument(
         "--stats", action="store_true", help="print what was predicted and where the time went"
     )
@@ -100,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     own = _is_own(arguments)
     if own and arguments.route not in (None, "auto", "alone"):
         raise UsageError(f"--route {arguments.route} needs peers; leave out --local and --slices")
+    if own and arguments.circuit is not None:
+        raise UsageError("a circuit has its model loaded; leave out --local, --slices, --context")
     prompt = read_prompt(arguments.prompt)
     check_max_tokens(arguments.max_tokens)
     home, config = open_home(arguments)
@@ -118,6 +129,7 @@ def _is_own(arguments: argparse.Namespace) -> bool:
 def _by_node(arguments: argparse.Namespace, home: Home, prompt: str) -> int | None:
     """Answer with the running node; None where there is none, or it does not have the model."""
     from kwaai.cli.control import ControlClient
+    from kwaai.cli.intent import demand_of
     from kwaai.cli.output import note, one_line
     from kwaai.cli.shard_run_node import answer_by_node
     from kwaai.errors import ModelNotFound, NodeNotRunning
@@ -126,8 +138,14 @@ def _by_node(arguments: argparse.Namespace, home: Home, prompt: str) -> int | No
     if arguments.system:
         messages.insert(0, {"role": "system", "content": arguments.system})
     try:
-        return answer_by_node(arguments, ControlClient(home), messages, sampling(arguments))
+        client = ControlClient(home)
+        demand = demand_of(arguments, client)
+        if arguments.circuit is not None:
+            demand["circuit"] = arguments.circuit
+        return answer_by_node(arguments, client, messages, sampling(arguments), demand)
     except NodeNotRunning as error:
+        if arguments.circuit is not None:
+            raise NodeNotRunning(f"--circuit needs the node that has it, and {error}") from None
         if arguments.route in ("peer", "split"):
             raise NodeNotRunning(f"--route {arguments.route} needs peers, and {error}") from None
     except ModelNotFound as error:

@@ -36,9 +36,15 @@ class _Answer:
 
 
 def answer_by_node(
-    arguments: argparse.Namespace, client: ControlClient, messages: list[Json], sampling: Json
+    arguments: argparse.Namespace,
+    client: ControlClient,
+    messages: list[Json],
+    sampling: Json,
+    demand: Json | None = None,
 ) -> int:
-    """Answer with the running node. Before anything is said: NodeNotRunning, ModelNotFound."""
+    """Answer with the running node. `demand`: the `kwaai` object of the request. Before anything is
+    said: NodeNotRunning, ModelNotFound.
+    """
     from kwaai.cli.output import Spinner, is_terminal, print_json
     from kwaai.errors import KwaaiError
 
@@ -48,6 +54,8 @@ def answer_by_node(
         "max_tokens": arguments.max_tokens,
         **sampling,
     }
+    if demand:
+        chat["kwaai"] = demand
     answer = _Answer()
     stream = client.answer(chat, route=arguments.route, privacy=arguments.privacy)
     with (

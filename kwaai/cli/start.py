@@ -253,7 +253,9 @@ def _add_faces(node: Node, home: Home, config: Config, api_key: str | None) -> N
     from kwaai.store.unix_socket import control_socket
 
     async def api(ready: Ready) -> None:
-        app = create_app(node.generator, api_key=api_key, office=node.office)
+        app = create_app(
+            node.generator, api_key=api_key, office=node.office, trust=lambda: node.trust
+        )
         async with listening(app, config.api_host, config.api_port) as (host, port):
             shown = f"[{host}]" if ":" in host else host
             node.api_address = f"http://{shown}:{port}/v1"

@@ -10,15 +10,18 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from kwaai.limits import SHARD_PIECE_TOKENS, SHARD_PREFILL_UNDERWAY_MAX
+from kwaai.node import kept_rows
 from kwaai.node.parts import Part, Ran
 from kwaai.node.path_timings import PathTimings
 from kwaai.node.remote import RemotePlan, RemoteSession
 from kwaai.node.requesters import Requesters
+from kwaai.node.spot_check import Recording
 from kwaai.wire.messages import CloseReason
 from kwaai.wire.requester import Result
 from kwaai.wire.step import StepKind, Timing, Tokens
@@ -37,6 +40,8 @@ class AnswerPath:
         self.remote: RemoteSession | None = None
         self.position = 0
         self.timings = PathTimings()
+        self.recording: Recording | None = None
+        """Takes copies of the first rows that went out and came back, where it is wanted."""
         self._first_key, self._last_key = ("home", id(self), 0), ("home", id(self), 1)
         self._loose: deque[asyncio.Future[Ran]] = deque()
         self._arrived: tuple[float, tuple[Timing, ...]] = (0.0, ())
@@ -65,14 +70,18 @@ class AnswerPath:
 
     # Steps. One caller at a time.
 
-    async def prefill(self, tokens: Sequence[int]) -> Output:
-        """Append a prompt; return the output of its last token.
+    async def prefill(self, tokens: Sequence[int], kept: int = 0) -> Output:
+        """Append a prompt, of whose tokens the first `kept` are there already; return the output of
+        its last token; nothing for a prompt of none.
 
         Pieces are as long as a batch (as stock llama.cpp's are, so the same numbers come out), or
         shorter for a long prompt through other machines, so that they work at the same time.
         """
+        if not len(tokens):
+            return ()
         size = self._piece_tokens(len(tokens))
-        pieces = [tokens[at : at + size] for at in range(0, len(tokens), size)]
+        stops = [*range(kept - kept % size + size, len(tokens), size), len(tokens)]
+        pieces = [tokens[start:stop] for start, stop in pairwise((kept, *stops))]
         last = len(pieces) - 1
         under_way: deque[asyncio.Future[Any]] = deque()
         output: Output = ()
@@ -85,6 +94,7 @@ class AnswerPath:
                 output = ran.rows
                 continue
             kind, outputs = StepKind.PREFILL, int(number == last)
+            self._record_sent(ran.rows)
             under_way.append(await self.remote.send(kind, piece, ran.rows, outputs))
             if len(under_way) > SHARD_PREFILL_UNDERWAY_MAX:
                 await self._finish(under_way.popleft())
@@ -109,6 +119,14 @@ class AnswerPath:
             await self.last.rollback(self._last_key, position)
         self.position = position
 
+    def keepable(self, tokens: int) -> int:
+        """Return how many positions of a prompt that was read are worth keeping for others."""
+        return kept_rows.keepable(tokens, self._piece_tokens(tokens))
+
+    def usable(self, kept: int, tokens: int) -> int:
+        """Return how many of those a prompt of `tokens` that begins like it can be read behind."""
+        return kept_rows.usable(kept, tokens, self._piece_tokens(tokens))
+
     def _append(self, kind: StepKind, tokens: Sequence[int]) -> Coroutine[Any, Any, Output]:
         started_s = time.perf_counter()
         return self._go_on(kind, tokens, self._submit(tokens, len(tokens)), started_s)
@@ -121,6 +139,7 @@ class AnswerPath:
             self.timings.add(time.perf_counter() - started_s, ran)
             return ran.rows
         sent_s = time.perf_counter()
+        self._record_sent(ran.rows)
         future = await self.remote.send(kind, tokens, ran.rows, len(tokens))
         answer = await future
         arrived_s, hops = self._arrived
@@ -157,10 +176,16 @@ class AnswerPath:
             return result.tokens
         if result.rows is None:
             return None
+        if self.recording is not None:
+            self.recording.came(result.position, result.rows)
         assert self.last is not None  # the requester's session has checked the layers
         future = self.last.submit(self._last_key, result.position, result.rows, result.outputs)
         self._hold(future)
         return future
+
+    def _record_sent(self, rows: Rows) -> None:
+        if self.recording is not None and self.remote is not None:
+            self.recording.sent(self.remote.position, rows)
 
     def _hold(self, future: asyncio.Future[Ran]) -> None:
         """Remember a future until it is done: `close` looks after those that nobody waits for."""

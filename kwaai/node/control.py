@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+from kwaai.node.circuit_control import CircuitControl
 from kwaai.node.generate import Generator
+from kwaai.node.intent_control import IntentControl
+from kwaai.node.trust_control import PeerTrust, TrustControl
 from kwaai.placement.paths import Candidate, choose_range, inner_gaps, missing_ranges
 from kwaai.types import LayerRange, ModelHandle
 
@@ -113,6 +116,8 @@ class PeerRow:
     """`kwaai-demo [2,4) online`"""
     avoided_s: float = 0.0
     """For how much longer paths leave it out, after a failure."""
+    trust: PeerTrust | None = None
+    """None: nobody has scored it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,8 @@ class ChainRow:
     decode_s: float
     avoided_s: float = 0.0
     """For how much longer paths leave the peer out, after a failure."""
+    trust: PeerTrust | None = None
+    """None: this node itself, or nobody has scored it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +287,20 @@ class NodeControl(Protocol):
         """Credentials asked of peers and given to them. Raises ResourceError while the wallet is
         not open.
         """
+
+    @property
+    def trust(self) -> TrustControl:
+        """Whom this node trusts how far, and why. Raises ResourceError while the evidence is not
+        open.
+        """
+
+    @property
+    def intents(self) -> IntentControl:
+        """What peers would do for a request, and which path meets it."""
+
+    @property
+    def circuits(self) -> CircuitControl:
+        """Paths that are kept open for reuse."""
 
     def status(self) -> NodeStatus: ...
 

@@ -21,7 +21,7 @@ from credentials.binding import Binding, owner_of, read_binding
 from credentials.did import did_peer_alias, parse_did
 from credentials.did_peer import create_peer_0
 from credentials.document import Document, encode_document
-from credentials.errors import CredentialsError, HolderWrong, ProofNotMade
+from credentials.errors import CredentialsError, HolderWrong, ProofNotMade, StatusUnknown
 from credentials.kinds import build_credential, find_kind
 from credentials.model import check_credential
 from credentials.policy import NODE_POLICY, Policy
@@ -373,6 +373,15 @@ class CredentialOffice:
     def status_list_at(self, url: str) -> bytes:
         """Return a signed status list of this home by its URL. Raises StatusUnknown."""
         return self.lists.at(url, self._clock())
+
+    def refresh_status(self, url: str, age_s_max: float) -> bytes:
+        """Return a status list as it was `age_s_max` seconds ago or later, where whoever publishes
+        it answers; else as it was kept. Raises StatusUnknown.
+        """
+        try:
+            return self._own_list(url)
+        except StatusUnknown:
+            return self._shelf.status_list(url, age_s_max=age_s_max)
 
     def new_challenge(self) -> str:
         """Return a fresh challenge that one presentation may answer, for a short while."""

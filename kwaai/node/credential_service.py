@@ -61,10 +61,15 @@ class CredentialService:
 
     def control(self) -> ExchangeControl:
         """Return what the owner may do. Raises ResourceError while the wallet is not open."""
-        office = self.office()
+        return ExchangeControl(
+            self.exchange(), self.office(), self._view.find_peer, self._view.name_of
+        )
+
+    def exchange(self) -> CredentialExchange:
+        """Return the dealings with peers. Raises ResourceError while the wallet is not open."""
         if self._exchange is None:
             raise ResourceError("the wallet of this node is being opened", retry_after_s=1.0)
-        return ExchangeControl(self._exchange, office, self._view.find_peer, self._view.name_of)
+        return self._exchange
 
     def stats(self) -> dict[str, float]:
         """Return counters for /metrics."""

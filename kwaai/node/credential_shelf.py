@@ -65,9 +65,9 @@ class Shelf:
         reason = f"{error.code}: {error}"[:QUARANTINE_REASON_CHARS_MAX]
         return self._add(data, replace(entry, quarantined=True, reason=reason))
 
-    def status_list(self, url: str) -> bytes:
-        """Return a status list of somebody else: a given one, a new kept one, a fetched one, or any
-        kept one. Raises StatusUnknown.
+    def status_list(self, url: str, *, age_s_max: float = STATUS_LIST_TTL_S) -> bytes:
+        """Return a status list of somebody else: a given one, a kept one that was fetched no longer
+        ago than `age_s_max`, a fetched one, or any kept one. Raises StatusUnknown.
         """
         kept = self._wallet.get_status_list(url)
         now_s = self._clock()
@@ -75,7 +75,7 @@ class Shelf:
             data = self._checked(url, self._given[url], kept)
             self._wallet.put_status_list(url, data, now_s)
             return data
-        if kept is not None and 0 <= now_s - kept.fetched_s < STATUS_LIST_TTL_S:
+        if kept is not None and 0 <= now_s - kept.fetched_s < age_s_max:
             return kept.original
         # Of a list under a URL that names no signer only its own host can be asked.
         is_tied = url.startswith("https://") or parse_list_url(url) is not None

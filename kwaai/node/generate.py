@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from kwaai.inference.sampling import SamplingParams
+from kwaai.intent.demand import Demand
 from kwaai.placement.paths import Privacy, Route
 from kwaai.types import LayerRange, ModelHandle
 
@@ -47,6 +48,10 @@ class HopReport:
     """Encoding, and handing to the link to the next part. What travelling takes is in
     `PathReport.links_ms`.
     """
+    tier: str = ""
+    """What the peer is to this node: `Verified`; empty for its own parts."""
+    score: float | None = None
+    """The same as a number in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,10 @@ class GenerationRequest:
     """None: the node's setting. A generator with one model on one machine knows no other route."""
     privacy: Privacy | None = None
     """None: the node's setting."""
+    demand: Demand | None = None
+    """What is asked of the peers of the path. None: what the node's settings ask."""
+    circuit: str | None = None
+    """The id or name of an open circuit that is to answer. None: a path of its own."""
     on_path: Callable[[PathReport], None] | None = None
     """Told which path is taken, before anything is computed."""
 

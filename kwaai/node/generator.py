@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from copy import copy
 from dataclasses import dataclass
 
-from kwaai.errors import ModelNotFound, ResourceError, UserError
+from kwaai.errors import CircuitMissing, ModelNotFound, ResourceError, UserError
 from kwaai.inference.chain import Chain
 from kwaai.inference.engine import Engine, Generation
 from kwaai.inference.sampling import Sampled, Sampler
@@ -101,6 +101,8 @@ class NodeGenerator:
     ) -> AsyncGenerator[TextDelta | Finished, None]:
         """See Generator."""
         loaded = self._find(request.model)
+        if request.circuit is not None:
+            raise CircuitMissing("circuits need a running node: kwaainet start", param="circuit")
         if request.max_tokens is not None and not 1 <= request.max_tokens <= MAX_TOKENS_MAX:
             raise UserError(f"max_tokens is 1 to {MAX_TOKENS_MAX}", param="max_tokens")
         started = time.perf_counter()

@@ -21,8 +21,10 @@ from kwaai.log import get_logger
 from kwaai.models.library import Library
 from kwaai.net.libp2p_network import Libp2pNetwork
 from kwaai.net.links import Links
+from kwaai.node.agreements import Agreements
 from kwaai.node.answers import Answers
 from kwaai.node.avoid import AvoidList
+from kwaai.node.circuit_control import CircuitControl
 from kwaai.node.control import (
     ChainView,
     CredentialControl,
@@ -37,13 +39,19 @@ from kwaai.node.credential_office import CredentialOffice
 from kwaai.node.credential_service import CredentialService
 from kwaai.node.directory import Directory
 from kwaai.node.home import memory_blocks
+from kwaai.node.intent_control import IntentControl
 from kwaai.node.local_slices import LocalSlices
 from kwaai.node.services import Ready, Services
 from kwaai.node.serving import Serving
+from kwaai.node.serving_parts import ServingParts
 from kwaai.node.shard_control import ShardControl
 from kwaai.node.shards import ShardServer
 from kwaai.node.swarm_generator import SwarmGenerator
+from kwaai.node.trust_control import TrustControl
+from kwaai.node.trust_service import TrustService
+from kwaai.node.trust_views import TrustViews
 from kwaai.node.view import View
+from kwaai.node.witness import Witness
 from kwaai.store.home import Home
 from kwaai.store.identity_file import ensure_identity
 from kwaai.types import LayerRange
@@ -75,19 +83,49 @@ class Node:
         self.slices = LocalSlices(config, Library(home.models))
         self.control = ShardControl(self.links)
         self.serving = Serving(
-            self.slices, self.directory, self.link_addresses, memory_blocks(config)
+            self.slices,
+            self.directory,
+            self.link_addresses,
+            memory_blocks(config),
+            ServingParts(config.parts_on_demand) if config.parts_on_demand else None,
         )
-        self.shards = ShardServer(
-            self.control, self.serving, addresses=self.directory.link_addresses
-        )
-        self.serving.attach(self.shards)
         self.avoided = AvoidList()
-        self._generator = SwarmGenerator(
-            config, self.slices, self.links, self.control, self.directory, self.avoided
-        )
-        self.generator = Answers(self._generator, self._more_stats)
         self.view = View(self)
         self._credentials = CredentialService(config, home, self.network, self.view)
+        self._trust = TrustService(config, self.network, self._credentials)
+        self._agreements = Agreements(self, self._trust, self._credentials, secret)
+        self._trust_views = TrustViews(
+            self._trust,
+            config,
+            self.network,
+            self._credentials,
+            self.view,
+            self._agreements.receipt_rows,
+        )
+        self.view.standing = self._trust_views.standing
+        self.shards = ShardServer(
+            self.control,
+            self.serving,
+            addresses=self.directory.link_addresses,
+            admit=self._agreements.negotiator.admit,
+            ledger=self._agreements.ledger,
+            weight_of=self._trust.weight_of,
+        )
+        self.serving.attach(self.shards)
+        self._generator = SwarmGenerator(
+            config,
+            self.slices,
+            self.links,
+            self.control,
+            self.directory,
+            self.avoided,
+            standings=self._trust,
+            watch=self._agreements.watch,
+            intents=self._agreements.intents,
+        )
+        self._agreements.attach(self._generator)
+        self._witness = Witness(config, self.network, self._credentials, self._trust)
+        self.generator = Answers(self._generator, self._more_stats)
         self.services = Services()
         self._link_port = 0
         self._asked = asyncio.Event()
@@ -102,6 +140,10 @@ class Node:
         add("links", self._run_links, required=True)
         add("directory", self._run_directory)
         add("credentials", self._credentials.run)
+        add("trust", self._trust.run)
+        add("receipts", self._agreements.run_receipts)
+        add("spot checks", self._agreements.run_spot_checks)
+        add("witness", self._witness.run)
         add("serving", self._run_serving, wait_s=0)  # a large range takes minutes to load
         add("answers", self._run_answers, wait_s=limits.ANSWERS_WAIT_S)
 
@@ -240,6 +282,22 @@ class Node:
         """See NodeControl."""
         return self._credentials.control()
 
+    @property
+    def trust(self) -> TrustControl:
+        """See NodeControl."""
+        self._trust.check_open()
+        return self._trust_views
+
+    @property
+    def intents(self) -> IntentControl:
+        """See NodeControl."""
+        return self._agreements.control
+
+    @property
+    def circuits(self) -> CircuitControl:
+        """See NodeControl."""
+        return self._generator.circuits
+
     def office(self) -> CredentialOffice:
         """Return what the API works with. Raises ResourceError while the wallet is not open."""
         return self._credentials.office()
@@ -282,6 +340,9 @@ class Node:
         return {
             **self.shards.stats(),
             **self._credentials.stats(),
+            **self._trust.stats(),
+            **self._agreements.stats(),
+            **self._witness.stats(),
             "peers_connected": len(self.network.connections()),
             "links_open": len(self.links.all()),
             "links_lost": links.links_lost,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from credentials.keys import PeerId
 from kwaai.errors import KwaaiError, PathMissing, PeerError, PeerRefused
 from kwaai.inference.host import SliceHost
+from kwaai.intent.demand import Demand
 from kwaai.limits import SHARD_PATH_TRIES_MAX
 from kwaai.log import get_logger
 from kwaai.node.answer_path import AnswerPath, Output
@@ -22,9 +23,10 @@ from kwaai.node.local_slices import LocalSlices
 from kwaai.node.path_timings import PartTimings, median_and_99th
 from kwaai.node.remote import RemotePlan
 from kwaai.node.requesters import Requesters
-from kwaai.node.routes import Chosen, Routes
+from kwaai.node.routes import NO_DEMAND, Chosen, Routes
 from kwaai.node.swarm_model import SwarmModel
 from kwaai.placement.paths import Privacy, Route
+from kwaai.trust.tiers import Tier
 from kwaai.types import LayerRange
 from kwaai.wire.messages import CloseReason
 from kwaai.wire.requester import HopPlan
@@ -41,10 +43,10 @@ _REASONS = {
     "peer_refused": "it refused",
 }
 
-Outcome = Callable[[str, KwaaiError | None], None]
-"""Told (PeerId, None) when a peer has done its part of an answer, else (PeerId, what went wrong).
-The seam for evidence."""
 OnPath = Callable[[PathReport], None]
+MakeIntent = Callable[[Chosen], bytes]
+"""Returns the signed intent for one path. Called anew for each that is tried: no hop takes one
+twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,11 @@ class Wanted:
     privacy: Privacy
     sampling: Mapping[str, Any]
     """For a last hop that samples."""
+    demand: Demand = NO_DEMAND
+    """What is asked of the path besides."""
     on_path: OnPath | None = None
+    intent: MakeIntent | None = None
+    """None: hops are told nothing of what is asked."""
 
 
 @dataclass(eq=False, slots=True)
@@ -70,9 +76,11 @@ class OpenPath:
     path: AnswerPath
     hosts: list[SliceHost]
     tried: tuple[str, ...]
+    demand: Demand = NO_DEMAND
     output: Output = ()
     reading_s: float = 0.0
     """When it began to read the prompt, of `time.perf_counter`."""
+    is_closed: bool = False
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -91,7 +99,8 @@ class OpenPath:
             samples = path.last is None and number == len(path.hops) - 1
             dtype = "" if opened is None or samples else opened.dtype.name.lower()
             part = timings.hops.get(number, PartTimings())
-            hops.append(_hop(hop.name or hop.peer, hop.peer, hop.layers, dtype, part))
+            report = _hop(hop.name or hop.peer, hop.peer, hop.layers, dtype, part)
+            hops.append(replace(report, tier=Tier(hop.tier).label, score=hop.trust))
         if path.last is not None:
             hops.append(_hop(HERE, "", path.last, "", timings.last))
         return PathReport(
@@ -106,6 +115,24 @@ class OpenPath:
         )
 
 
+class Watch(Protocol):
+    """Whoever wants to know what becomes of paths. The seam for intents, receipts and evidence."""
+
+    def on_opened(self, opened: OpenPath) -> None:
+        """The hops have answered (`path.remote.offers`), and have got nothing yet. Raises PeerError
+        with the peer whose answer does not hold.
+        """
+
+    def on_served(self, opened: OpenPath) -> None:
+        """Every hop has done its part of an answer."""
+
+    def on_failed(self, peer: str, error: KwaaiError) -> None:
+        """A peer (PeerId) is named by what ended a path, or kept one from being opened."""
+
+    def on_closed(self, opened: OpenPath, reason: CloseReason) -> None:
+        """Told once of every path that was opened."""
+
+
 class PathOpener:
     """Opens the paths of one node."""
 
@@ -115,10 +142,10 @@ class PathOpener:
         routes: Routes,
         requesters: Requesters,
         avoided: AvoidList,
-        on_outcome: Outcome | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._slices, self._routes, self._requesters = slices, routes, requesters
-        self._avoided, self._on_outcome = avoided, on_outcome
+        self._avoided, self._watch = avoided, watch
         self.opened = self.failed = self.retried = 0
 
     async def begin(self, wanted: Wanted) -> OpenPath:
@@ -153,9 +180,23 @@ class PathOpener:
                 self.retried += 1
                 log.info("path_retried", peer=error.peer, problem=error.message)
 
+    async def open(self, wanted: Wanted, chosen: Chosen) -> OpenPath:
+        """Open a path that was chosen before, and no other. Raises as `begin`; notes nothing."""
+        return await self._begin(wanted, chosen, ())
+
+    async def choose(self, wanted: Wanted) -> Chosen:
+        """Choose the path that `begin` would try first. Raises PathMissing."""
+        return await self._choose(wanted, frozenset())
+
     async def _choose(self, wanted: Wanted, avoid: frozenset[str]) -> Chosen:
         return await self._routes.choose(
-            wanted.model.local, wanted.route, wanted.privacy, wanted.context_tokens, avoid
+            wanted.model.local,
+            wanted.route,
+            wanted.privacy,
+            wanted.context_tokens,
+            avoid,
+            wanted.demand,
+            len(wanted.prompt),
         )
 
     async def _begin(self, wanted: Wanted, chosen: Chosen, tried: tuple[str, ...]) -> OpenPath:
@@ -164,11 +205,13 @@ class PathOpener:
         opened: OpenPath | None = None
         try:
             path = AnswerPath(hosts[0], hosts[1] if way.last is not None else None)
-            opened = OpenPath(chosen, wanted.privacy, path, hosts, tried)
+            opened = OpenPath(chosen, wanted.privacy, path, hosts, tried, wanted.demand)
             if wanted.on_path is not None:
                 wanted.on_path(opened.report())
             await path.open(self._requesters, self._plan(wanted, chosen))
             if path.remote is not None:
+                if self._watch is not None:
+                    self._watch.on_opened(opened)
                 said = [path.remote.opened[hop] for hop in range(len(way.hops))]
                 self._routes.remember([PeerId(peer) for peer in opened.peers], said)
             opened.reading_s = time.perf_counter()
@@ -219,6 +262,7 @@ class PathOpener:
             vocab=wanted.model.text.vocab,
             token_s=way.token_s,
             sampling=wanted.sampling if way.last is None else None,
+            intent=b"" if wanted.intent is None else wanted.intent(chosen),
         )
 
     async def close(self, opened: OpenPath, reason: CloseReason = CloseReason.DONE) -> None:
@@ -227,6 +271,10 @@ class PathOpener:
             await opened.path.close(reason)
         finally:
             self._release(opened.hosts)
+            if not opened.is_closed:
+                opened.is_closed = True
+                if self._watch is not None:
+                    self._watch.on_closed(opened, reason)
 
     def _release(self, hosts: list[SliceHost]) -> None:
         while hosts:
@@ -238,11 +286,11 @@ class PathOpener:
         """Note that every hop of a path has done its part."""
         self._routes.worked_together(opened.peers)
         steps_s = tuple(opened.path.timings.remote_s)
-        self._routes.claims.measured(opened.peers, opened.chosen.path.token_s, steps_s)
+        self._routes.candidates.claims.measured(opened.peers, opened.chosen.path.token_s, steps_s)
         for peer in opened.peers:
             self._avoided.answered(peer)
-            if self._on_outcome is not None:
-                self._on_outcome(peer, None)
+        if self._watch is not None:
+            self._watch.on_served(opened)
 
     def note(self, error: KwaaiError) -> None:
         """Note a failure: whoever is at fault is left alone for a while, unless it is only busy.
@@ -257,8 +305,8 @@ class PathOpener:
             self._routes.keep_apart(peer, error.accuser, error.code)
         elif not (isinstance(error, PeerRefused) and error.retry_after_s):
             self._avoided.failed(peer, _REASONS.get(error.code, error.code))
-        if self._on_outcome is not None:
-            self._on_outcome(peer, error)
+        if self._watch is not None:
+            self._watch.on_failed(peer, error)
 
 
 def _hop(name: str, peer: str, layers: LayerRange, dtype: str, part: PartTimings) -> HopReport:

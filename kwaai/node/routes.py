@@ -2,52 +2,58 @@
 them.
 
 Asks the directory and dials candidates that were never met; opens no session. The rules of the
-choice are `kwaai.placement.paths`'. Trust will add to what makes a candidate; there is none yet.
+choice are `kwaai.placement.paths`', what a peer is worth is `standings`'. A path is held to the
+request's Demand and to the owner's settings, whichever asks for more.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import statistics
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Final, TypeAlias
 
 from credentials.keys import PeerId
 from kwaai.config import Config
-from kwaai.errors import PathMissing, PeerError
+from kwaai.errors import IntentUnmet, PathMissing
+from kwaai.intent.demand import Demand
 from kwaai.limits import (
     DIRECTORY_WAIT_S,
-    PATH_CANDIDATES_MAX,
     PEER_PAIRS_MAX,
     SHARD_APART_S,
-    SHARD_LINK_AHEAD_S,
-    SHARD_LINKS_AHEAD_MAX,
 )
 from kwaai.log import get_logger
 from kwaai.net.links import Links
 from kwaai.node.avoid import AvoidList
-from kwaai.node.claims import Claims
+from kwaai.node.candidates import Candidates
 from kwaai.node.directory import Directory
 from kwaai.node.home import home_part
 from kwaai.node.local_slices import LocalSlices
 from kwaai.node.slice_plan import LocalModel
+from kwaai.node.standings import NoStandings, Standings, breaks
 from kwaai.placement.paths import (
     Candidate,
     Choice,
+    Constraints,
     HomePart,
     Path,
     Privacy,
     Route,
     choose_path,
+    cut_candidate,
     explain_gaps,
 )
+from kwaai.trust.tiers import Tier
+from kwaai.types import LayerRange
 from kwaai.wire.messages import Opened
-from kwaai.wire.records import NodeRecord, Served
+from kwaai.wire.records import NodeRecord
 
 log = get_logger(__name__)
+
+NO_DEMAND: Final = Demand()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,34 @@ class Chosen:
         }
 
 
+_Found: TypeAlias = tuple[Candidate, NodeRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one path is chosen for."""
+
+    model: LocalModel
+    route: Route
+    privacy: Privacy
+    demand: Demand
+    constraints: Constraints
+    home: HomePart
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """What a choice was made of."""
+
+    asked: Asked
+    candidates: tuple[Candidate, ...]
+    choice: Choice
+    addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    shunned: frozenset[str] = frozenset()
+    """Candidates that failed a moment ago."""
+
+
 class Routes:
     """Chooses paths for one node."""
 
@@ -83,12 +117,14 @@ class Routes:
         links: Links,
         directory: Directory,
         avoided: AvoidList,
+        standings: Standings | None = None,
     ) -> None:
         self._config, self._slices, self._links = config, slices, links
         self._directory, self._avoided = directory, avoided
+        self._standings = standings or NoStandings()
         self._pairs: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._apart = AvoidList()
-        self.claims = Claims()
+        self.candidates = Candidates(links, directory, avoided)
 
     async def choose(
         self,
@@ -97,33 +133,103 @@ class Routes:
         privacy: Privacy,
         context_tokens: int,
         avoid: frozenset[str] = frozenset(),
+        demand: Demand = NO_DEMAND,
+        prompt_tokens: int = 0,
     ) -> Chosen:
-        """Choose a path for one answer of at most `context_tokens` positions, without `avoid`.
+        """Choose a path for one answer of at most `context_tokens` positions, without `avoid`, that
+        meets `demand`.
 
-        Raises PathMissing, which says what is missing and what would fill it, or who is avoided.
+        Raises PathMissing, which says what is missing and what would fill it, or who is avoided;
+        IntentUnmet where there are paths that do not meet what is asked, with what would.
         """
-        home = home_part(model, self._slices, self._config)
+        considered = await self.consider(
+            model, route, privacy, context_tokens, avoid, demand, prompt_tokens
+        )
+        path = considered.choice.best
+        if path is None:
+            raise self.missing(considered)
+        taken: Route = "alone" if not path.hops else "peer" if len(path.hops) == 1 else "split"
+        return Chosen(path, taken, considered.choice, considered.addresses)
+
+    async def consider(
+        self,
+        model: LocalModel,
+        route: Route,
+        privacy: Privacy,
+        context_tokens: int,
+        avoid: frozenset[str] = frozenset(),
+        demand: Demand = NO_DEMAND,
+        prompt_tokens: int = 0,
+    ) -> Considered:
+        """Do all that `choose` does but for saying what came of it."""
+        asked = self._asked(model, route, privacy, demand, prompt_tokens)
         if route == "alone":
-            choice = choose_path(model.block_count, (), home, privacy=privacy, route=route)
-            return self._chosen(model, choice, route, privacy, {}, frozenset())
-        found = self._candidates(model, context_tokens, home.block_s)
+            return Considered(asked, (), self._choice(asked, (), frozenset()))
+        found = self._weigh(asked, self.candidates.find(model, context_tokens, asked.home.block_s))
         shunned = self._avoided.peers() | avoid
-        if not found or self._choice(model, found, home, route, privacy, shunned).best is None:
+        if not found or self._choice(asked, found, shunned).best is None:
             await self._directory.refresh(model.handle, DIRECTORY_WAIT_S)
-            found = self._candidates(model, context_tokens, home.block_s)
-        await self._meet(found)
+            found = self.candidates.find(model, context_tokens, asked.home.block_s)
+        await asyncio.gather(self.candidates.meet(found), self._know(asked, found))
         shunned = self._avoided.peers() | avoid
-        candidates = [(self._measured(c), record) for c, record in found]
-        choice = self._choice(model, candidates, home, route, privacy, shunned)
-        if choice.best is None and (back := await self._come_back(found) - avoid):
+        found = self._weigh(asked, found)
+        choice = self._choice(asked, found, shunned)
+        if choice.best is None and (back := await self.candidates.come_back(found) - avoid):
             shunned -= back
-            candidates = [(self._measured(c), record) for c, record in found]
-            choice = self._choice(model, candidates, home, route, privacy, shunned)
+            found = self._weigh(asked, found)
+            choice = self._choice(asked, found, shunned)
         addresses: dict[str, tuple[str, ...]] = {
-            r.peer: self._directory.link_addresses(r.peer) for _, r in candidates
+            r.peer: self._directory.link_addresses(r.peer) for _, r in found
         }
-        shunned &= addresses.keys()
-        return self._chosen(model, choice, route, privacy, addresses, shunned)
+        candidates = tuple(candidate for candidate, _ in found)
+        return Considered(asked, candidates, choice, addresses, shunned & addresses.keys())
+
+    def _asked(
+        self,
+        model: LocalModel,
+        route: Route,
+        privacy: Privacy,
+        demand: Demand,
+        prompt_tokens: int,
+    ) -> Asked:
+        """Put together what the request asks and what the owner does."""
+        floors, config = self._standings.floors, self._config
+        floor = max(floors.serve, demand.min_tier or Tier.UNKNOWN)
+        owner_hops = [n for n in (demand.owner_hops_max, config.owner_hops_max) if n is not None]
+        constraints = Constraints(
+            floor=floor,
+            early_floor=floors.early_layers,
+            early_stop=int(config.early_layers_share * model.block_count),
+            owner_hops_max=min(owner_hops, default=None),
+            token_s_max=_seconds(demand.token_ms_max),
+            first_token_s_max=_seconds(demand.first_token_ms_max),
+        )
+        home = home_part(model, self._slices, config)
+        return Asked(model, route, privacy, demand, constraints, home, prompt_tokens)
+
+    async def _know(self, asked: Asked, found: Sequence[_Found]) -> None:
+        """Have what is known of the candidates current, where it decides."""
+        demand, constraints = asked.demand, asked.constraints
+        current = bool(constraints.floor or demand.credentials or demand.allow or demand.deny)
+        if current or (constraints.early_floor and constraints.early_stop):
+            peers = list(dict.fromkeys(record.peer for _, record in found))
+            await self._standings.prepare(peers, current=current)
+
+    def _weigh(self, asked: Asked, found: Sequence[_Found]) -> list[_Found]:
+        """Add what was measured and what the peers are worth now."""
+        weighed = []
+        for candidate, record in found:
+            standing = self._standings.standing(record.peer)
+            candidate = replace(
+                self.candidates.measured(candidate),
+                tier=standing.tier,
+                trust=standing.score,
+                owner=standing.owner or "",
+                failure=standing.failure,
+                breaks=breaks(self._standings, asked.demand, record.peer),
+            )
+            weighed.append((candidate, record))
+        return weighed
 
     def remember(self, peers: Sequence[PeerId], opened: Sequence[Opened]) -> None:
         """Note what the hops of a path say of the links between them."""
@@ -142,169 +248,70 @@ class Routes:
         for one, other in pairwise(peers):
             self._apart.answered(" ".join(_pair(one, other)))
 
-    # Candidates.
-
-    def _candidates(
-        self, model: LocalModel, context_tokens: int, block_s: float
-    ) -> list[tuple[Candidate, NodeRecord]]:
-        """Return who may take part. Of too many (records are cheap to invent) those with a link,
-        then those that we have met, then any.
-        """
-        found = [
-            (
-                Candidate(
-                    peer=record.peer,
-                    name=record.name,
-                    layers=served.layers,
-                    decode_s=self.claims.believed_s(
-                        record.peer, served.decode_us / 1e6, block_s * len(served.layers)
-                    ),
-                    rtt_s=-1.0,
-                    sessions_free=served.sessions_free,
-                    head=served.head,
-                ),
-                record,
-            )
-            for record in self._directory.records(model.handle)
-            if record.peer != self._links.peer and not record.withdrawn
-            for served in record.served
-            if _is_usable(served, model, context_tokens)
-        ]
-        if len(found) > PATH_CANDIDATES_MAX:
-            found.sort(key=lambda entry: self._strangeness(entry[1]))
-        return found[:PATH_CANDIDATES_MAX]
-
-    def _strangeness(self, record: NodeRecord) -> tuple[bool, bool, float]:
-        """Sort those first that are known to be there; strangers in any order."""
-        has_link = self._links.link(record.peer) is not None
-        return not has_link, not self._directory.has_met(record.peer), random.random()
-
-    def _measured(self, candidate: Candidate) -> Candidate:
-        link = self._links.link(PeerId(candidate.peer))
-        rtt_s = None if link is None else link.rtt_s
-        return candidate if rtt_s is None else replace(candidate, rtt_s=rtt_s)
-
-    async def _meet(self, found: Sequence[tuple[Candidate, NodeRecord]]) -> None:
-        """Make links to candidates that have none: who cannot be reached is out, and the others'
-        round trips are known.
-        """
-        avoid = self._avoided.peers()
-        unmet = {
-            record.peer: record
-            for _, record in found
-            if self._links.link(record.peer) is None and record.peer not in avoid
-        }
-        chosen = sorted(unmet.values(), key=self._strangeness)[:SHARD_LINKS_AHEAD_MAX]
-        if chosen:
-            await asyncio.gather(*(self._link(record) for record in chosen))
-
-    async def _come_back(self, found: Sequence[tuple[Candidate, NodeRecord]]) -> frozenset[str]:
-        """Return who is left alone and has a link that was made since: a node that was started
-        again. Asked for only when nobody else can answer.
-        """
-        alone = self._avoided.peers()
-        records = {record.peer: record for _, record in found if record.peer in alone}
-        unmet = [record for peer, record in records.items() if self._links.link(peer) is None]
-        await asyncio.gather(*(self._link(record) for record in unmet[:SHARD_LINKS_AHEAD_MAX]))
-        links = {peer: self._links.link(peer) for peer in records}
-        return frozenset(
-            peer
-            for peer, link in links.items()
-            if link is not None and link.since_s > self._avoided.failed_s(peer)
-        )
-
-    async def _link(self, record: NodeRecord) -> None:
-        try:
-            async with asyncio.timeout(SHARD_LINK_AHEAD_S):
-                link = await self._links.get(
-                    record.peer, self._directory.link_addresses(record.peer)
-                )
-                await link.measured.wait()  # or the choice would have to guess its round trip
-        except TimeoutError:
-            log.info("candidate_slow", peer=record.peer)  # it goes on; the path may still use it
-        except PeerError as error:
-            log.info("candidate_unreachable", peer=record.peer, problem=error.message)
-            if record.peer not in self._avoided.peers():  # else what it did before says more
-                self._avoided.failed(record.peer, "it cannot be reached")
-
     # The choice.
 
-    def _choice(
-        self,
-        model: LocalModel,
-        found: Sequence[tuple[Candidate, NodeRecord]],
-        home: HomePart,
-        route: Route,
-        privacy: Privacy,
-        avoid: frozenset[str],
-    ) -> Choice:
+    def _choice(self, asked: Asked, found: Sequence[_Found], avoid: frozenset[str]) -> Choice:
         candidates = [candidate for candidate, _ in found]
-        row_s, apart = self._row_s(model), self._apart.peers()
-        rtt_s = {c.peer: c.rtt_s for c in candidates if c.rtt_s >= 0}
-
-        def between(one: str, other: str) -> float:
-            pair = _pair(one, other)
-            if " ".join(pair) in apart:
-                return SHARD_APART_S
-            said_s = self._pairs.get(pair, -1.0)
-            if said_s < 0 or one not in rtt_s or other not in rtt_s:
-                return said_s
-            # A hop says so; but they are no nearer to one another than their ways from here differ.
-            return max(said_s, abs(rtt_s[one] - rtt_s[other]))
+        model, row_s, between = asked.model, self._row_s(asked.model), self._between(candidates)
 
         def choose(candidates: list[Candidate], home: HomePart) -> Choice:
             return choose_path(
                 model.block_count,
                 candidates,
                 home,
-                privacy=privacy,
-                route=route,
+                privacy=asked.privacy,
+                route=asked.route,
                 avoid=avoid,
                 rtt_between=between,
                 row_s=row_s,
+                constraints=asked.constraints,
+                prompt_tokens=asked.prompt_tokens,
             )
 
-        if model.entry.whole:
-            return choose(candidates, home)
+        if model.entry.whole or asked.route == "alone":
+            return choose(candidates, asked.home)
         # Only parts of the model are here: the path's ends are exactly these.
         best: Choice | None = None
-        for start, stop in _ends(model, privacy):
-            inside = [c for c in candidates if c.layers.start >= start and c.layers.stop <= stop]
+        for start, stop in _ends(model, asked.privacy):
+            cuts = (cut_candidate(c, LayerRange(start, stop)) for c in candidates)
+            inside = [cut for cut in cuts if cut is not None]
             blocks = start + model.block_count - stop
-            choice = choose(inside, replace(home, blocks_max=blocks))
+            choice = choose(inside, replace(asked.home, blocks_max=blocks))
             if best is None or _is_better(choice, best):
                 best = choice
-        return best or choose([], replace(home, blocks_max=0))
+        return best or choose([], replace(asked.home, blocks_max=0))
+
+    def _between(self, candidates: Sequence[Candidate]) -> dict[tuple[str, str], float]:
+        """Return the round trips between candidates that are known, in seconds."""
+        rtt_s = {c.peer: c.rtt_s for c in candidates}
+        found: dict[tuple[str, str], float] = {}
+        for (one, other), said_s in self._pairs.items():
+            ways_s = rtt_s.get(one), rtt_s.get(other)
+            if ways_s[0] is None or ways_s[1] is None:
+                continue  # they are no candidates
+            # A hop says so; but they are no nearer to one another than their ways from here differ.
+            is_known = min(ways_s[0], ways_s[1]) >= 0
+            found[one, other] = max(said_s, abs(ways_s[0] - ways_s[1]) if is_known else 0.0)
+        for pair in self._apart.peers():
+            one, _, other = pair.partition(" ")
+            found[one, other] = SHARD_APART_S
+        return found
 
     def _row_s(self, model: LocalModel) -> float:
         """One row's time on a link, by the bandwidth that was measured."""
         measured = [link.bandwidth_bytes_s for link in self._links.all() if link.bandwidth_bytes_s]
         return 4 * model.embd / statistics.median(measured) if measured else 0.0
 
-    def _chosen(
-        self,
-        model: LocalModel,
-        choice: Choice,
-        route: Route,
-        privacy: Privacy,
-        addresses: dict[str, tuple[str, ...]],
-        shunned: frozenset[str],
-    ) -> Chosen:
-        path = choice.best
-        if path is None:
-            raise self._missing(model, choice, route, privacy, shunned)
-        taken: Route = "alone" if not path.hops else "peer" if len(path.hops) == 1 else "split"
-        return Chosen(path, taken, choice, addresses)
-
-    def _missing(
-        self,
-        model: LocalModel,
-        choice: Choice,
-        route: Route,
-        privacy: Privacy,
-        shunned: frozenset[str],
-    ) -> PathMissing:
-        """Say why there is no path, and what to do."""
+    def missing(self, considered: Considered) -> PathMissing:
+        """Return why there is no path, and what to do."""
+        asked, choice, shunned = considered.asked, considered.choice, considered.shunned
+        model, route, privacy = asked.model, asked.route, asked.privacy
+        if choice.unmet:
+            ways = "; or ".join(relaxation.text for relaxation in choice.unmet)
+            return IntentUnmet(
+                f"no path for {model.name} meets what is asked; there would be one with {ways}",
+                retry_after_s=10.0,
+            )
         if route == "alone":
             return PathMissing(
                 f"{model.name} does not run on this machine alone: its memory, or what is here of "
@@ -341,27 +348,6 @@ class Routes:
         return f"{record.name} ({peer})" if record is not None and record.name else peer
 
 
-def _is_usable(served: Served, model: LocalModel, context_tokens: int) -> bool:
-    return (
-        served.handle == model.handle
-        and served.state == "online"
-        and served.block_count == model.block_count
-        and served.embd == model.embd
-        and served.context_tokens >= context_tokens
-        and served.layers.start > 0
-        and _positions(served.cells, model) == _positions(model.cells, model)
-    )
-
-
-def _positions(cells: int, model: LocalModel) -> bool:
-    """Whether llama.cpp takes the long factors of a model that has two sets of them: it decides by
-    the size of its whole context, and all parts of a path must agree.
-    """
-    header = model.entry.header
-    trained = header.arch_int("rope.scaling.original_context_length", 0)
-    return bool(trained) and cells > trained
-
-
 def _ends(model: LocalModel, privacy: Privacy) -> list[tuple[int, int]]:
     """Return where a path may begin and end, by the parts that are here."""
     count = model.block_count
@@ -376,6 +362,10 @@ def _is_better(one: Choice, other: Choice) -> bool:
     if one.best is None or other.best is None:
         return one.best is not None
     return one.best.token_s < other.best.token_s
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _pair(one: str, other: str) -> tuple[str, str]:

@@ -31,6 +31,9 @@ from kwaai.log import get_logger
 from kwaai.net.links import Links
 from kwaai.node.answer_path import Output
 from kwaai.node.avoid import AvoidList
+from kwaai.node.circuit import Circuit
+from kwaai.node.circuit_check import PathCheck
+from kwaai.node.circuits import Circuits
 from kwaai.node.directory import Directory
 from kwaai.node.fast import encode_sampling
 from kwaai.node.generate import (
@@ -44,10 +47,12 @@ from kwaai.node.generate import (
     TokenInfo,
 )
 from kwaai.node.local_slices import LocalSlices
-from kwaai.node.opening import OpenPath, Outcome, PathOpener, Wanted
+from kwaai.node.opening import OpenPath, PathOpener, Wanted, Watch
+from kwaai.node.path_intents import PathIntents
 from kwaai.node.requesters import Requesters
-from kwaai.node.routes import Routes
+from kwaai.node.routes import NO_DEMAND, Routes
 from kwaai.node.shard_control import ShardControl
+from kwaai.node.standings import NoStandings, Standings
 from kwaai.node.swarm_model import SwarmModel
 from kwaai.wire.messages import CloseReason
 
@@ -66,13 +71,21 @@ class SwarmGenerator:
         directory: Directory,
         avoided: AvoidList,
         *,
-        on_outcome: Outcome | None = None,
+        standings: Standings | None = None,
+        watch: Watch | None = None,
+        intents: PathIntents | None = None,
     ) -> None:
-        """`on_outcome`: hears of every peer's part in every answer."""
-        self._config, self._slices = config, slices
-        self.routes = Routes(config, slices, links, directory, avoided)
+        """`standings`: whom this node trusts how far; None: everybody alike. `watch`: hears of
+        every path's life. `intents`: signs what hops are told; None: they are told nothing.
+        """
+        self._config, self._slices, self._intents = config, slices, intents
+        self.routes = Routes(config, slices, links, directory, avoided, standings)
         self.requesters = Requesters(control)
-        self._opener = PathOpener(slices, self.routes, self.requesters, avoided, on_outcome)
+        self._opener = PathOpener(slices, self.routes, self.requesters, avoided, watch)
+        standings = standings or NoStandings()
+        self.circuits = Circuits(
+            self._opener, PathCheck(config, standings), standings, self._find, self._wanted
+        )
         self._models: dict[str, SwarmModel] = {}
         self._loading = asyncio.Lock()
         self._problem: KwaaiError | None = None
@@ -91,6 +104,7 @@ class SwarmGenerator:
     async def stop(self) -> None:
         """End all answers' sessions and the text workers. Idempotent."""
         self._problem = WorkerLost("the node is stopping", retry_after_s=5.0)
+        await self.circuits.stop()
         await self.requesters.stop()
         models, self._models = list(self._models.values()), {}
         await asyncio.gather(*(model.stop() for model in models))
@@ -141,6 +155,7 @@ class SwarmGenerator:
             "paths_opened": self._opener.opened,
             "paths_failed": self._opener.failed,
             "paths_retried": self._opener.retried,
+            **self.circuits.stats(),
         }
 
     async def generate(
@@ -151,11 +166,15 @@ class SwarmGenerator:
             raise UserError(f"max_tokens is 1 to {MAX_TOKENS_MAX}", param="max_tokens")
         asked_s = time.perf_counter()
         stream = TextStream(request.stop)
+        opener: PathOpener | Circuit = self._opener
+        if request.circuit is not None:
+            opener, request = await self.circuits.on(request)
         model = await self._find(request.model)
         prompt = await model.prompt_tokens(request)
         wanted = self._wanted(model, request, prompt)
-        async with model.place():
-            opened = await self._opener.begin(wanted)
+        # A circuit has a place of its own.
+        async with model.place() if opener is self._opener else contextlib.nullcontext():
+            opened = await opener.begin(wanted)
             try:
                 self._paths[model.local.handle] = opened.report().text
                 answer = _Answer(model, request, opened, prompt, wanted.context_tokens)
@@ -163,14 +182,14 @@ class SwarmGenerator:
                     async for delta in deltas:
                         yield delta
             except KwaaiError as error:
-                self._opener.note(error)
-                await self._opener.close(opened, CloseReason.FAILED)
+                opener.note(error)
+                await opener.close(opened, CloseReason.FAILED)
                 raise
             except BaseException:
-                await self._opener.close(opened, CloseReason.CANCELLED)
+                await opener.close(opened, CloseReason.CANCELLED)
                 raise
-            self._opener.done(opened)
-            await self._opener.close(opened)
+            opener.done(opened)
+            await opener.close(opened)
         yield Finished(
             finish_reason=answer.reason,
             prompt_tokens=len(prompt),
@@ -192,6 +211,8 @@ class SwarmGenerator:
         params = request.sampling
         is_fast = privacy == "fast" and route != "alone"
         room = min(request.max_tokens or MAX_TOKENS_MAX, model.local.context_tokens - len(prompt))
+        demand = request.demand or NO_DEMAND
+        handle, intents = model.local.handle, self._intents
         return Wanted(
             model=model,
             prompt=prompt,
@@ -199,7 +220,9 @@ class SwarmGenerator:
             route=route,
             privacy=privacy,
             sampling=encode_sampling(params) if is_fast else {},
+            demand=demand,
             on_path=request.on_path,
+            intent=None if intents is None else intents.maker(handle, demand, privacy),
         )
 
     # Models.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import psutil
@@ -25,6 +26,7 @@ from kwaai.node.control import (
     ServiceRow,
 )
 from kwaai.node.home import memory_blocks
+from kwaai.node.trust_control import PeerTrust
 from kwaai.placement.coverage import inner_gaps, missing_ranges
 from kwaai.placement.paths import choose_range
 from kwaai.wire.records import NodeRecord, Served
@@ -41,6 +43,8 @@ class View:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.standing: Callable[[PeerId], PeerTrust] | None = None
+        """Says how far a peer is trusted. Set by whoever scores peers."""
         self._process = psutil.Process(os.getpid())
         self._process.cpu_percent()  # the first call only begins to count
 
@@ -107,6 +111,7 @@ class View:
                     bandwidth_bytes_s=None if link is None else link.bandwidth_bytes_s,
                     served=() if record is None else tuple(map(_served_text, record.served)),
                     avoided_s=avoided.get(peer, 0.0),
+                    trust=self._trust(peer),
                 )
             )
         return tuple(sorted(rows, key=lambda row: (not row.connected, row.name, row.peer)))
@@ -188,7 +193,11 @@ class View:
             sessions_free=served.sessions_free,
             decode_s=served.decode_us / 1e6,
             avoided_s=avoided_s,
+            trust=None if is_self else self._trust(record.peer),
         )
+
+    def _trust(self, peer: PeerId) -> PeerTrust | None:
+        return None if self.standing is None else self.standing(peer)
 
     def _rtt_s(self, peer: PeerId) -> float | None:
         """The link's last measured round trip, else libp2p's."""

@@ -36,7 +36,10 @@ from kwaai.node.generate import (
     PathReport,
     TextDelta,
 )
+from kwaai.testing.circuit_control import FakeCircuits
 from kwaai.testing.generator import CARD, FakeGenerator
+from kwaai.testing.intent_control import FakeIntents, intent_view
+from kwaai.testing.trust_control import FakeTrust
 from kwaai.types import LayerRange
 
 PEERS = tuple(f"12D3KooWFakePeer{letter}" for letter in "ABC")
@@ -145,9 +148,16 @@ class FakeNode:
     """If set, `serve` and `drain` wait for it."""
     calls: list[tuple[object, ...]] = field(default_factory=list)
     credentials: FakeCredentials = field(init=False)
+    trust: FakeTrust = field(init=False)
+    intents: FakeIntents = field(init=False)
+    circuits: FakeCircuits = field(init=False)
 
     def __post_init__(self) -> None:
         self.credentials = FakeCredentials(self._called)
+        offer = request_view(direction="out", kind="offer", type="PeerEndorsementVC")
+        self.trust = FakeTrust(self._called, PEERS, offer)
+        self.intents = FakeIntents(self._called, intent_view(PEERS))
+        self.circuits = FakeCircuits(self._called)
 
     def _called(self, *call: object) -> None:
         self.calls.append(call)

@@ -11,6 +11,7 @@ from kwaai import errors, limits
 from kwaai.api import unsupported
 from kwaai.api.app import create_app
 from kwaai.api.bodies import TEMPERATURE_DEFAULT, ChatBody, CompletionBody
+from kwaai.testing.control import FakeNode
 from kwaai.testing.generator import FakeGenerator
 
 DOC = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
@@ -18,7 +19,8 @@ IN_CODE = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`\n]+)`", DOC))))
 
 
 def test_every_route_is_in_the_docs_and_no_other() -> None:
-    router = create_app(FakeGenerator()).router
+    trust = FakeNode().trust
+    router = create_app(FakeGenerator(), trust=lambda: trust).router
     served = {
         f"{route.method} {route.resource.canonical}"
         for route in router.routes()
@@ -63,5 +65,6 @@ def test_numbers_in_the_docs_are_the_bounds() -> None:
         f"{limits.API_KEY_CHARS_MIN} characters or more",
         f"within {limits.BODY_READ_TIMEOUT_S:g} s",
         f"over {limits.BODY_BYTES_MAX // limits.MIB} MiB",
+        f"(1 to {limits.TRUST_GRAPH_DEPTH_MAX}, default {limits.TRUST_GRAPH_DEPTH_DEFAULT})",
     ]:
         assert text in DOC

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from kwaai.config import Config
-from kwaai.errors import PathMissing, PeerError, PeerRefused, UserError
+from kwaai.errors import KwaaiError, PathMissing, PeerError, PeerRefused, UserError
 from kwaai.inference.host import SliceHost
 from kwaai.inference.sampling import SamplingParams
 from kwaai.models.library import DEMO_NAME, Library
@@ -25,10 +25,12 @@ from kwaai.node.answer_path import AnswerPath
 from kwaai.node.avoid import AvoidList
 from kwaai.node.generate import ChatMessage, Finished, GenerationRequest, PathReport
 from kwaai.node.local_slices import LocalSlices
+from kwaai.node.opening import OpenPath
 from kwaai.node.swarm_generator import SwarmGenerator
 from kwaai.placement.paths import HomePart
 from kwaai.testing.shards import Board, Node, generator_of, plan_of
 from kwaai.types import LayerRange
+from kwaai.wire.messages import CloseReason
 from kwaai.wire.tensors import Dtype
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -306,6 +308,26 @@ async def test_what_nobody_serves_is_named_with_the_command(swarm: Swarm) -> Non
     assert swarm.board.refreshed > 0
 
 
+class Told:
+    """Hears of paths."""
+
+    def __init__(self) -> None:
+        self.served: list[str] = []
+        self.failed: list[str] = []
+
+    def on_opened(self, opened: OpenPath) -> None:
+        assert opened.path.remote is not None
+
+    def on_served(self, opened: OpenPath) -> None:
+        self.served += opened.peers
+
+    def on_failed(self, peer: str, error: KwaaiError) -> None:
+        self.failed.append(peer)
+
+    def on_closed(self, opened: OpenPath, reason: CloseReason) -> None:
+        assert opened.is_closed
+
+
 async def test_another_path_when_the_first_one_fails(swarm: Swarm) -> None:
     """Two peers have the same layers; the one that looks better turns out not to."""
     model, beryl = swarm.model, swarm.beryl
@@ -317,8 +339,8 @@ async def test_another_path_when_the_first_one_fails(swarm: Swarm) -> None:
         swarm.board.pin(node, model, [layers], decode_us=1)
     swarm.board.pin(beryl, model, [layers], decode_us=9_000_000)
     await dead.stop()
-    outcomes: list[tuple[str, bool]] = []
-    swarm.generator._opener._on_outcome = lambda peer, error: outcomes.append((peer, not error))
+    watch = Told()
+    swarm.generator._opener._watch = watch
     try:
         first = await answer(swarm.generator, request(route="split"))
         assert "Paris" in first[0]
@@ -327,8 +349,8 @@ async def test_another_path_when_the_first_one_fails(swarm: Swarm) -> None:
         assert "liar" in tried
         assert "not held" in tried
         assert swarm.avoided.peers() == {liar.peer, dead.peer}
-        assert (liar.peer, False) in outcomes
-        assert (beryl.peer, True) in outcomes
+        assert liar.peer in watch.failed
+        assert beryl.peer in watch.served
         second = await answer(swarm.generator, request(route="split"))
         assert path_of(second[2]).tried == ()
     finally:
@@ -337,7 +359,7 @@ async def test_another_path_when_the_first_one_fails(swarm: Swarm) -> None:
             swarm.avoided.answered(node.peer)
         swarm.board.pin(beryl, model, [layers])
         await liar.stop()
-        swarm.generator._opener._on_outcome = None
+        swarm.generator._opener._watch = None
     assert swarm.generator.stats()["paths_retried"] >= 1
 
 

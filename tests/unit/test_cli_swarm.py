@@ -104,9 +104,9 @@ class TestChain:
         lines = [line.split() for line in out.splitlines()]
         assert (code, err) == (0, "")
         assert lines[0][:3] == ["kwaai-demo,", "8", "layers,"]
-        assert lines[1] == ["Layers", "Name", "Peer", "Version", "State", "Round", "trip"]
-        assert lines[2] == ["[1,3)", "amber", PEERS[0], "0.1.0", "online", "0.40", "ms"]
-        assert lines[3] == ["[3,5)", "GAP", "-", "-", "missing", "-"]
+        assert lines[1] == ["Layers", "Name", "Peer", "Version", "State", "Trust", "Round", "trip"]
+        assert lines[2] == ["[1,3)", "amber", PEERS[0], "0.1.0", "online", "-", "0.40", "ms"]
+        assert lines[3] == ["[3,5)", "GAP", "-", "-", "missing", "-", "-"]
         assert lines[4][:2] == ["[5,7)", "birch"]
         assert "kwaainet shard serve --model kwaai-demo --start-block 3 --blocks 2" in out
         assert node.calls == [("chain", "kwaai-demo", True)]
@@ -198,7 +198,7 @@ class TestP2p:
         assert code == 0
         assert "\x1b" not in out  # names are what strangers chose
         _, first, second = out.splitlines()
-        assert first.split()[:6] == ["amber", PEERS[0], "0.1.0", "connected", "direct", "0.40"]
+        assert first.split()[:7] == ["amber", PEERS[0], "0.1.0", "connected", "-", "direct", "0.40"]
         assert "avoided for 12 s" in second
         node.known.clear()
         _, out, _ = run(capsys, "p2p", "peers")

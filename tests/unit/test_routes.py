@@ -267,7 +267,7 @@ async def met(slices: LocalSlices, monkeypatch: pytest.MonkeyPatch) -> Met:
     async def nobody_is_dialled(found: Any) -> None:
         pass
 
-    monkeypatch.setattr(met.routes, "_meet", nobody_is_dialled)
+    monkeypatch.setattr(met.routes.candidates, "meet", nobody_is_dialled)
     return met
 
 
@@ -371,7 +371,7 @@ async def test_of_too_many_records_those_of_peers_that_are_known_count(met: Met)
     chosen = await met.routes.choose(met.model, "peer", "private", 64)
     assert time.monotonic() - started_s < 2
     assert [hop.peer for hop in chosen.path.hops] == [friend]
-    assert len(met.routes._candidates(met.model, 64, 0.001)) == PATH_CANDIDATES_MAX
+    assert len(met.routes.candidates.find(met.model, 64, 0.001)) == PATH_CANDIDATES_MAX
 
 
 async def test_a_hop_cannot_lie_two_peers_together(met: Met) -> None:
@@ -381,8 +381,8 @@ async def test_a_hop_cannot_lie_two_peers_together(met: Met) -> None:
     far = met.pin(2, LayerRange(4, end), decode_us=100)
     met.routes.remember([first, far], [Opened(SESSION, 0, Dtype.F32, 512, 1, 0, 0)])
     rtt_s = {first: 0.01, far: 0.21}
-    measured = met.routes._measured
-    met.routes._measured = (  # type: ignore[method-assign]
+    measured = met.routes.candidates.measured
+    met.routes.candidates.measured = (  # type: ignore[method-assign]
         lambda c: replace(measured(c), rtt_s=rtt_s[PeerId(c.peer)])
     )
     chosen = await met.routes.choose(met.model, "split", "private", 64)

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from credentials.keys import PeerId, SecretKey
 from kwaai.errors import (
+    Busy,
     KwaaiError,
     PeerError,
     PeerLost,
@@ -22,6 +23,7 @@ from kwaai.errors import (
     PeerRefused,
     PeerStalled,
     PeerUnreachable,
+    UserError,
     WorkerLost,
 )
 from kwaai.net.links import Links
@@ -31,7 +33,7 @@ from kwaai.node.remote import RemotePlan
 from kwaai.node.shards import ShardServer
 from kwaai.testing.shards import HANDLE, FakePart, Node
 from kwaai.types import LayerRange
-from kwaai.wire.messages import Close, CloseReason, Opened, Progress
+from kwaai.wire.messages import Close, CloseReason, Open, Opened, Progress
 from kwaai.wire.requester import HopPlan
 from kwaai.wire.step import Step, StepKind, encode_step, parse_data
 from kwaai.wire.tensors import Dtype
@@ -289,6 +291,25 @@ async def test_a_peer_without_the_layers(chain: Chain) -> None:
     error = await fails(chain.path(), PeerRefused, beryl, "not held", "[2,6)", "[3,5)")
     assert error.retry_after_s is None
     assert beryl.server.counters.refused == 1
+
+
+async def test_a_part_of_a_range_is_loaded_for_whoever_may_use_it(chain: Chain) -> None:
+    beryl = chain.hops[1]
+    beryl.held.parts.clear()
+    beryl.held.loading[HANDLE, LayerRange(3, 5)] = 5.0
+    error = await fails(chain.path(), PeerRefused, beryl, "busy", "it loads layers [3,5)")
+    assert error.retry_after_s == 5.0
+    beryl.held.loading[HANDLE, LayerRange(3, 5)] = Busy("another one", retry_after_s=9.0)
+    error = await fails(chain.path(), PeerRefused, beryl, "busy", "another one")
+    assert error.retry_after_s == 9.0
+
+    def admit(peer: PeerId, wanted: Open) -> bytes:
+        raise UserError("tier_compute says no")
+
+    beryl.held.loading[HANDLE, LayerRange(3, 5)] = 5.0
+    beryl.server.admit = admit
+    error = await fails(chain.path(), PeerRefused, beryl, "tier_compute says no")
+    assert error.retry_after_s is None
 
 
 async def test_a_peer_that_is_busy(chain: Chain) -> None:
