@@ -506,7 +506,7 @@ TRUST_PEERS_ASKED_MAX = 2_000
 """Peers whose credentials are looked after; those that were asked longest ago go first."""
 TRUST_CREDENTIALS_PER_PEER_MAX = 64
 """Credentials of one peer that are looked at; one of each type and issuer counts."""
-TRUST_STATUS_AGE_S = 1.0
+TRUST_STATUS_AGE_S = 0.25
 """How old what is known of a status list may be when a tier is asked for: a revocation counts in
 the next request. Whoever asks more often shares one look."""
 TRUST_STATUS_WAIT_S = 1.0
@@ -633,6 +633,8 @@ RECEIPT_ROWS_PER_PEER_MAX = 500  # the same, with one peer
 RECEIPT_RECENT_MAX = 16  # halves that a peer is shown: the last of each of as many others
 TRUST_PREPARE_MAX = 64
 """Peers that are asked what they hold for the sake of one decision: candidates of one path."""
+TRUST_PREPARE_WAIT_S = 2.0
+"""How long one decision waits for what its candidates hold; who is later counts in the next."""
 TRUST_ASK_TIMEOUT_S = 5.0
 """How long one peer is waited for that is asked what it holds."""
 

@@ -282,4 +282,4 @@ def _validate(
         return shape.model_validate(dict(fields))
     except ValidationError as error:
         known = [*shape.model_fields, *_ALIASES, *rules]
-        raise explain(error, known) from None
+        raise explain(error, known, {"kwaai": [*KwaaiBody.model_fields]}) from None

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from kwaai.errors import KwaaiError, MethodNotAllowed, RouteNotFound, UserError
+from kwaai.errors import IntentUnmet, KwaaiError, MethodNotAllowed, RouteNotFound, UserError
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -42,6 +42,8 @@ def error_body(error: KwaaiError) -> dict[str, Any]:
 def error_response(error: KwaaiError, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return the error as a complete response, with `Retry-After` where waiting helps."""
     response = json_response(error_body(error), status=error.http_status, headers=headers)
+    if isinstance(error, IntentUnmet):  # OpenAI's clients would wait, and ask the same twice more
+        response.headers["X-Should-Retry"] = "false"
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.http_status == 401:

@@ -5,7 +5,8 @@ Knows no body and no parameter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
@@ -23,9 +24,13 @@ _PLAIN_WORDS = {  # what pydantic words for Python, by its error type
 }
 
 
-def explain(error: ValidationError, known: Sequence[str]) -> UserError:
+def explain(
+    error: ValidationError,
+    known: Sequence[str],
+    inside: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> UserError:
     """Turn pydantic's first complaint into one line that names the parameter. `known`: the names
-    that an unknown one may have meant.
+    that an unknown one may have meant; `inside`: those in a parameter that is an object.
     """
     details = error.errors(include_url=False)[0]
     location = details["loc"]
@@ -33,7 +38,8 @@ def explain(error: ValidationError, known: Sequence[str]) -> UserError:
     for step in location[1:]:
         param += f"[{step}]" if isinstance(step, int) else f".{step[:100]}"
     if details["type"] == "extra_forbidden":
-        hint = did_you_mean(str(location[-1]), known) if len(location) == 1 else ""
+        names = known if len(location) == 1 else inside.get(str(location[0]), ())
+        hint = did_you_mean(str(location[-1]), names if len(location) <= 2 else ())
         return UserError(f"unknown parameter '{param}'{hint}", param=param)
     if details["type"] == "missing":
         return UserError(f"missing required parameter '{param}'", param=param)

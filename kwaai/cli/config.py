@@ -63,6 +63,7 @@ def show(arguments: argparse.Namespace) -> int:
 def set_key(arguments: argparse.Namespace) -> int:
     import os
 
+    from kwaai.cli.control import ControlClient
     from kwaai.cli.output import note, print_json
     from kwaai.config.load import ENVIRONMENT_PREFIX, set_value
     from kwaai.log import configure_logging
@@ -72,6 +73,7 @@ def set_key(arguments: argparse.Namespace) -> int:
     home = ensure_home(kwaai_home())
     value = _absolute(arguments.key, arguments.value)
     change = set_value(home.config_yaml, arguments.key, value)
+    waits = change.before != change.after and ControlClient(home).is_running()
     if arguments.json:
         print_json(
             {
@@ -79,12 +81,15 @@ def set_key(arguments: argparse.Namespace) -> int:
                 "before": change.before,
                 "after": change.after,
                 "path": str(home.config_yaml),
+                "restart_needed": waits,
             }
         )
     elif change.before == change.after:
         print(f"{change.key} is {change.after} already (in {home.config_yaml})")
     else:
         print(f"{change.key}: {change.before} -> {change.after} (in {home.config_yaml})")
+    if waits and not arguments.json:
+        note("the running node goes by it from its next start on: kwaainet restart")
     variable = f"{ENVIRONMENT_PREFIX}{change.key.upper()}"
     if os.environ.get(variable):
         note(f"note: {variable} is set in the environment and wins over the file")

@@ -10,14 +10,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from kwaai import limits
 from kwaai.cli.parser import (
     Commands,
     UsageError,
     add_command,
     add_group,
-    number,
-    whole_number,
+    hint,
+    positive_number,
+    whole_number_in,
 )
+from kwaai.cli.trust_values import tier_name
 
 if TYPE_CHECKING:
     from kwaai.cli.control import ControlClient
@@ -65,10 +68,10 @@ def add_parser(commands: Commands) -> None:
         )
         parser.add_argument(
             "--prompt-tokens",
-            type=whole_number,
+            type=whole_number_in(1, limits.INTENT_PROMPT_TOKENS_MAX),
             default=1,
             metavar="N",
-            help="of the prompt that is planned for; the first token's time depends on it",
+            help="length of the prompt, which the time to the first token depends on (default: 1)",
         )
         add_demand_options(parser)
 
@@ -78,29 +81,40 @@ def add_demand_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--min-tier",
-        dest="tier",  # the setting of that name is something else: what this node asks by default
+        type=tier_name,
         metavar="TIER",
-        help="at least this: Unknown, Known, Verified or Trusted",
+        help="least tier of every peer: Unknown, Known, Verified or Trusted",
     )
-    add("--max-latency-ms", type=number, metavar="MS", help="predicted time of one token")
-    add("--max-first-token-ms", type=number, metavar="MS", help="the same of the first token")
+    milliseconds = positive_number(limits.DEMAND_MS_MAX)
+    add(
+        "--max-latency-ms",
+        type=milliseconds,
+        metavar="MS",
+        help="most time for one token, as predicted",
+    )
+    add(
+        "--max-first-token-ms",
+        type=milliseconds,
+        metavar="MS",
+        help="most time to the first token, as predicted",
+    )
     add(
         "--credential",
         dest="credentials",
         action="append",
         default=[],
         metavar="TYPE[=DID]",
-        help="one that every peer must hold, by that issuer or any that counts; repeatable",
+        help="what every peer must hold, by that issuer or any that counts; repeatable",
     )
     add("--allow", action="append", default=[], metavar="WHO", help=f"nobody else: {_WHO_HELP}")
     add("--deny", action="append", default=[], metavar="WHO", help=f"never: {_WHO_HELP}")
     add(
         "--max-hops-per-owner",
-        type=whole_number,
+        type=whole_number_in(1, limits.DEMAND_OWNER_HOPS_MAX),
         metavar="N",
-        help="parts of one path that may be of one owner",
+        help="most parts of one path that may be of one owner",
     )
-    add("--region", metavar="NAME", help="peers there come first among equals")
+    add("--region", metavar="NAME", help="where peers come first among equals")
     add(
         "--budget",
         action="append",
@@ -115,7 +129,7 @@ def demand_of(arguments: argparse.Namespace, client: ControlClient) -> Json:
     is asked. Raises UsageError for what cannot be read; the node checks the rest.
     """
     asked = {
-        "min_tier": arguments.tier,
+        "min_tier": arguments.min_tier,
         "max_latency_ms": arguments.max_latency_ms,
         "max_first_token_ms": arguments.max_first_token_ms,
         "credentials": _credentials(arguments.credentials),
@@ -126,6 +140,18 @@ def demand_of(arguments: argparse.Namespace, client: ControlClient) -> Json:
         "budget": dict(_pair(text, "--budget") for text in arguments.budget),
     }
     return {name: value for name, value in asked.items() if value not in (None, [], {})}
+
+
+def asks_of_peers(arguments: argparse.Namespace) -> bool:
+    """Say whether an option of `add_demand_options` was given."""
+    given = vars(arguments)
+    return any(given[name] not in (None, []) for name in _DEMAND)
+
+
+_DEMAND = (
+    "min_tier", "max_latency_ms", "max_first_token_ms", "credentials", "allow", "deny",
+    "max_hops_per_owner", "region", "budget",
+)  # fmt: skip
 
 
 def _credentials(given: list[str]) -> list[Json]:
@@ -154,7 +180,10 @@ def _who(text: str, client: ControlClient) -> str:
     }
     if len(found) != 1:
         what = "several peers are called" if found else "there is no peer"
-        raise UsageError(f"{what} {text!r:.80}; give a PeerId of `kwaainet p2p peers`, or a DID")
+        near = "" if found else hint(text[:80], [r["name"] for r in rows if r["name"]])
+        raise UsageError(
+            f"{what} {text!r:.80}{near}; give a PeerId of `kwaainet p2p peers`, or a DID"
+        )
     peer: str = found.pop()
     return peer
 
@@ -215,8 +244,25 @@ def _exit_code(plan: Json) -> int:
 def _print_asked(plan: Json) -> None:
     from kwaai.cli.output import one_line
 
-    asks = "; ".join(plan["asks"]) or "nothing of its peers"
-    print(one_line(f"{plan['model']}, route {plan['route']}, {plan['privacy']}: asks {asks}"))
+    asks = f"asks: {'; '.join(plan['asks'])}" if plan["asks"] else "asks nothing of its peers"
+    asks = _with_names(asks, plan["candidates"])
+    print(one_line(f"{plan['model']}, route {plan['route']}, {plan['privacy']}; {asks}"))
+
+
+def _with_names(text: str, candidates: list[Json]) -> str:
+    """Put the names that peers have in the table before their DIDs, which are shortened."""
+    from credentials.did import did_key
+    from credentials.errors import CredentialsError
+    from credentials.keys import parse_peer_id
+    from kwaai.cli.credential_tree import short_did
+
+    for row in candidates:
+        try:
+            did = did_key(parse_peer_id(row["peer"]))
+        except CredentialsError:
+            continue  # no name then
+        text = text.replace(did, f"{row['name']} ({short_did(did)})") if row["name"] else text
+    return text
 
 
 def _print_candidates(plan: Json) -> None:
@@ -234,8 +280,10 @@ def _print_candidates(plan: Json) -> None:
             show_ms(None if row["rtt_ms"] is None else row["rtt_ms"] / 1000),
             one_line("; ".join(m["text"] for m in row["mismatches"])) or "meets it",
         )
-        for row in plan["candidates"]
+        for row in sorted(plan["candidates"], key=_by_layers)
     ]
+    if plan["route"] == "alone":
+        return
     if not rows:
         print("no peer serves this model")
         return
@@ -243,8 +291,13 @@ def _print_candidates(plan: Json) -> None:
     print_table(columns, rows, right=columns[4:7], ids=("Peer",))
 
 
+def _by_layers(row: Json) -> tuple[int, int, str]:
+    return row["layers"]["start"], row["layers"]["stop"], row["peer"]
+
+
 def _print_offers(view: Json) -> None:
     from kwaai.cli.output import note, one_line, print_table
+    from kwaai.trust.words import counted
 
     rows = [
         (
@@ -258,7 +311,11 @@ def _print_offers(view: Json) -> None:
         )
         for row in view["offers"]
     ]
-    print(f"{len(rows)} offers of {view['asked']} peers for {view['intent']}")
+    if view["asked"]:
+        offers, peers = counted(len(rows), "offer"), counted(view["asked"], "peer")
+        print(f"{offers} of {peers} for the intent {view['intent']}")
+    else:
+        print("no peer was asked: none may take part")
     if rows:
         columns = ("Layers", "Name", "Peer", "Free", "ms/token", "Prompt tokens/s", "Terms")
         print_table(columns, rows, right=columns[3:6], ids=("Peer",))
@@ -277,10 +334,13 @@ def _print_path(plan: Json) -> None:
         to_first = "" if first is None else f", {first:.0f} ms to the first"
         print(f"predicted: {path['token_ms']:.1f} ms a token{to_first} ({path['route']})")
         return
-    print(one_line(f"no path: {plan['problem']}"))
+    if not plan["relaxations"]:
+        print(one_line(f"no path: {plan['problem']}"))
+        return
+    print("no path meets what is asked; the least that would help:")  # the problem lists it too
     for row in plan["relaxations"]:
         way = "" if row["path"] is None else f": {_path_text(row['path'])}"
-        print(one_line(f"it would do with {row['text']}{way}"))
+        print(f"  {one_line(row['text'] + way)}")
 
 
 def _path_text(path: Json) -> str:

@@ -5,7 +5,6 @@ content, and how to hold less of it.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,6 +141,8 @@ def _count(number: int, what: str) -> str:
 
 def describe(library: Library, entry: ModelEntry) -> dict[str, object]:
     """Return what `--json` prints of a model."""
+    from kwaai.models.entries import quantisation
+
     return {
         "name": entry.name,
         "path": str(entry.path),
@@ -154,17 +155,6 @@ def describe(library: Library, entry: ModelEntry) -> dict[str, object]:
         "quantisation": quantisation(entry),
         "ranges": [[r.start, r.stop] for r in held_ranges(library, entry)],
     }
-
-
-def quantisation(entry: ModelEntry) -> str:
-    """Return the tensor type that most of the bytes here have."""
-    from kwaai.models.gguf_types import GGMLType
-
-    sizes: Counter[int] = Counter()
-    for header in [part.header for part in entry.parts] or [entry.header]:
-        for tensor in header.tensors:
-            sizes[tensor.ggml_type] += tensor.nbytes
-    return GGMLType(max(sizes, key=lambda kind: sizes[kind])).name if sizes else "-"
 
 
 def held_ranges(library: Library, entry: ModelEntry) -> list[LayerRange]:

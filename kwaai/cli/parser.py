@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
@@ -86,9 +87,38 @@ def whole_number(text: str) -> int:
 def number(text: str) -> float:
     """Read an option's value. Raises the error that argparse puts the option's name before."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not {text!r:.80}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r:.80}")
+    return value
+
+
+def whole_number_in(least: int, most: int) -> Callable[[str], int]:
+    """Return what reads a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        value = whole_number(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be {least} to {most}, not {text:.40}")
+        return value
+
+    return read
+
+
+def positive_number(most: float) -> Callable[[str], float]:
+    """Return what reads a number above 0 and up to `most`."""
+
+    def read(text: str) -> float:
+        value = number(text)
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(
+                f"must be more than 0 and at most {most:.0f}, not {text:.40}"
+            )
+        return value
+
+    return read
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """`kwaainet reputation list`, `show` and `reset`: what this node itself saw of its peers.
 
-Reads the evidence log; needs no running node, and does not disturb one.
+Reads the evidence log; needs no running node, and does not disturb one. Where one runs, it has
+what peers call themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _LIMIT = 100
 _LIMIT_MAX = 10_000
 _SHOWN = 20
-_PEER_HELP = "a peer's id, the end of one as tables have it, or a DID"
+_PEER_HELP = "a PeerId, its last characters, a DID, or a name that the running node knows"
 _LIST_MORE = """\
 Behaviour: 0 to 1, by what this node saw alone, newer dealings counting more; 0.50 is neutral.
 Served: answers in which the peer did its part. Failed: it broke off, stalled, or was not reached.
@@ -71,6 +72,29 @@ def _opened(arguments: argparse.Namespace) -> Iterator[Reputations]:
         yield reputations
 
 
+def _names(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return what peers call themselves, by DID; nothing where no node runs that could say."""
+    from kwaai.cli.control import ControlClient
+    from kwaai.cli.session import load_settings
+    from kwaai.errors import KwaaiError
+
+    client = ControlClient(load_settings(arguments)[0])
+    if not client.is_running():
+        return {}
+    try:
+        return {row["did"]: row["name"] for row in client.trust_peers()["rows"]}
+    except KwaaiError:
+        return {}  # names are an extra
+
+
+def _did(arguments: argparse.Namespace, names: dict[str, str]) -> str:
+    """Return whom a person means: the DID of the one peer of that name, else what was written."""
+    found = [did for did, name in names.items() if name == arguments.peer]
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} peers are called {arguments.peer!r:.80}; give the PeerId")
+    return found[0] if found else str(arguments.peer)
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from kwaai.cli.output import note, one_line, print_json, print_table
 
@@ -78,23 +102,27 @@ def _list(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--limit: 1 to {_LIMIT_MAX} are printed at once")
     with _opened(arguments) as reputations:
         found = reputations.peers()
-    rows = found[: arguments.limit]
+    rows, names = found[: arguments.limit], _names(arguments)
     if arguments.json:
-        print_json({"peers": [_describe(row) for row in rows], "left_out": len(found) - len(rows)})
+        described = [_describe(row, names) for row in rows]
+        print_json({"peers": described, "left_out": len(found) - len(rows)})
         return 0
     if not rows:
-        note("this node has not dealt with any peer yet")
+        print("this node has not dealt with any peer yet")
         return 0
-    columns = ("Peer", "Behaviour", "Dealings", "Served", "Failed", "Wrong", "Refused", "Last")
-    print_table(
-        columns,
-        [
-            (one_line(row.name), f"{row.conduct.value:.2f}", *_counts(row), _day(row))
-            for row in rows
-        ],
-        right=columns[1:7],
-        ids=("Peer",),
-    )
+    numbers = ("Behaviour", "Dealings", "Served", "Failed", "Wrong", "Refused")
+    table = [
+        (
+            one_line(names.get(row.evidence.principal, "")) or "-",
+            one_line(row.name),
+            f"{row.conduct.value:.2f}",
+            *_counts(row),
+            _day(row),
+        )
+        for row in rows
+    ]
+    columns = ("Name", "Peer", *numbers, "Last")
+    print_table(columns, table, right=numbers, ids=("Peer",))
     if len(found) > len(rows):
         note(f"only the last {len(rows)} of {len(found)}; --limit prints more")
     return 0
@@ -123,18 +151,22 @@ def _show(arguments: argparse.Namespace) -> int:
     from kwaai.cli.output import note, one_line, print_json, print_pairs, print_table
 
     with _opened(arguments) as reputations:
-        row, observations = reputations.find(arguments.peer)
+        row, observations = reputations.find(_did(arguments, names := _names(arguments)))
     newest = observations[:_SHOWN]
     if arguments.json:
-        print_json({**_describe(row), "newest": [_describe_one(one) for one in newest]})
+        print_json({**_describe(row, names), "newest": [_describe_one(one) for one in newest]})
         return 0
     conduct, evidence = row.conduct, row.evidence
     print_pairs(
         [
-            ("Peer", one_line(row.name)),
+            ("Name", one_line(names.get(evidence.principal, "")) or "-"),
+            ("Peer ID", one_line(row.name)),
             ("DID", one_line(evidence.principal)),
-            ("Behaviour", f"{conduct.value:.2f} (0.50 is neutral)"),
-            ("Left of a score", f"{conduct.penalty:.2f}, and up to {conduct.points:.2f} more"),
+            ("Behaviour", f"{conduct.value:.2f} (neutral: 0.50)"),
+            (
+                "In its score",
+                f"adds {conduct.points:.3f}, then leaves {conduct.penalty:.3f} of all",
+            ),
             ("Dealings", f"{evidence.kept} kept of {evidence.seen}"),
             ("First and last", f"{_moment(evidence.first_s)}, {_moment(evidence.last_s)}"),
         ]
@@ -179,13 +211,15 @@ def _observed(one: Observation) -> tuple[str, ...]:
 
 def _reset(arguments: argparse.Namespace) -> int:
     from kwaai.cli.output import one_line, print_json
+    from kwaai.trust.words import counted
 
     with _opened(arguments) as reputations:
-        name, count = reputations.reset(arguments.peer)
+        name, count = reputations.reset(_did(arguments, _names(arguments)))
     if arguments.json:
         print_json({"peer": name, "forgotten": count})
     else:
-        print(one_line(f"forgot {count} dealings with {name}: it is a stranger again"))
+        dealings = counted(count, "dealing")
+        print(one_line(f"forgot {dealings} with {name}: it is a stranger again"))
     return 0
 
 
@@ -195,12 +229,13 @@ def _moment(seconds: float) -> str:
     return encode_time(float(int(seconds)))
 
 
-def _describe(row: Reputation) -> dict[str, Any]:
+def _describe(row: Reputation, names: dict[str, str]) -> dict[str, Any]:
     from kwaai.trust.evidence import Outcome
 
     conduct, evidence = row.conduct, row.evidence
     return {
         "peer": row.name,
+        "name": names.get(evidence.principal, ""),
         "did": evidence.principal,
         "behaviour": conduct.value,
         "penalty": conduct.penalty,

@@ -129,7 +129,7 @@ def _is_own(arguments: argparse.Namespace) -> bool:
 def _by_node(arguments: argparse.Namespace, home: Home, prompt: str) -> int | None:
     """Answer with the running node; None where there is none, or it does not have the model."""
     from kwaai.cli.control import ControlClient
-    from kwaai.cli.intent import demand_of
+    from kwaai.cli.intent import asks_of_peers, demand_of
     from kwaai.cli.output import note, one_line
     from kwaai.cli.shard_run_node import answer_by_node
     from kwaai.errors import ModelNotFound, NodeNotRunning
@@ -148,6 +148,8 @@ def _by_node(arguments: argparse.Namespace, home: Home, prompt: str) -> int | No
             raise NodeNotRunning(f"--circuit needs the node that has it, and {error}") from None
         if arguments.route in ("peer", "split"):
             raise NodeNotRunning(f"--route {arguments.route} needs peers, and {error}") from None
+        if asks_of_peers(arguments):
+            note("note: no node runs, so this machine answers alone; nothing is asked of peers")
     except ModelNotFound as error:
         if arguments.route in ("peer", "split") or not arguments.model:
             raise

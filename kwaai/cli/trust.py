@@ -9,8 +9,9 @@ import argparse
 from typing import Any
 
 from kwaai.cli import trust_explain, trust_graph, trust_roots, trust_show
-from kwaai.cli.parser import Commands, add_command, add_group, whole_number
-from kwaai.cli.trust_values import PEER_HELP, TIERS, client_of, show_moment, show_score
+from kwaai.cli.parser import Commands, add_command, add_group, whole_number_in
+from kwaai.cli.trust_values import PEER_HELP, TIERS, client_of, show_moment, show_score, tier_name
+from kwaai.limits import TRUST_INTERACTIONS_MAX
 
 _LIST_MORE = """\
 Score: 0 to 1, by verified credentials, what this node saw, and who vouches for whom. Unsure: 1
@@ -32,11 +33,10 @@ def add_parser(commands: Commands) -> None:
     )
     listing.add_argument(
         "--min-tier",
-        type=str.capitalize,
-        choices=TIERS,
+        type=tier_name,
         default=TIERS[0],
         metavar="TIER",
-        help="only those of this tier or a higher one: unknown, known, verified or trusted",
+        help="only those of this tier or a higher one: Unknown, Known, Verified or Trusted",
     )
     trust_show.add_show(group)
     trust_explain.add_parser(group)
@@ -51,7 +51,7 @@ def add_parser(commands: Commands) -> None:
     )
     endorse.add_argument(
         "--interactions",
-        type=whole_number,
+        type=whole_number_in(1, TRUST_INTERACTIONS_MAX),
         metavar="N",
         help="how many dealings it rests on (default: as many as this node has seen)",
     )

@@ -65,6 +65,8 @@ def _graph(arguments: argparse.Namespace) -> int:
         print(draw_svg(view), end="")
     else:
         print(draw_dot(view), end="")
+    if not view["edges"]:
+        note("nobody here vouches for anybody yet: `kwaainet trust endorse PEER` does")
     if left_out := left_out_text(view):
         note(f"left out: {left_out}")
     return 0

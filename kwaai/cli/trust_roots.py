@@ -138,8 +138,7 @@ def _check_listed(dids: Sequence[str], roots: Sequence[str]) -> None:
     missing = [did for did in dids if did not in roots]
     if missing:
         raise UsageError(
-            f"{missing[0]} is not among the {len(roots)} trust roots (see: kwaainet trust roots "
-            "list)"
+            f"{missing[0]} is none of the trust roots (see: kwaainet trust roots list)"
         )
 
 

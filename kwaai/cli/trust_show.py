@@ -63,7 +63,7 @@ def _show(arguments: argparse.Namespace) -> int:
     _print_attestations(view["attestations"])
     _print_endorsements("Endorsed by", view["endorsed_by"])
     _print_endorsements("Endorses", view["endorses"])
-    _print_actions(view["actions"])
+    _print_actions(view)
     return 0
 
 
@@ -72,9 +72,10 @@ def _behaviour_pairs(view: dict[str, Any] | None) -> list[tuple[str, str]]:
         return [("Seen", "nothing yet")]
     counts = sorted(view["outcomes"].items(), key=lambda item: (-item[1], item[0]))
     seen = ", ".join(f"{count} {outcome}" for outcome, count in counts)
+    times = dict.fromkeys((show_moment(view["first_s"]), show_moment(view["last_s"])))
     parts = ", ".join(f"{name} {value:.2f}" for name, value in view["parts"].items())
     return [
-        ("Seen", f"{seen}; {show_moment(view['first_s'])} to {show_moment(view['last_s'])} UTC"),
+        ("Seen", f"{seen}; {' to '.join(times)} UTC"),
         (
             "Behaviour",
             f"{view['value']:.2f} (neutral: {view['prior']:.2f}), confidence "
@@ -127,22 +128,44 @@ def _print_endorsements(heading: str, rows: list[dict[str, Any]]) -> None:
     print_table(columns, table, right=("Weight",), ids=("DID",))
 
 
-def _print_actions(rows: list[dict[str, Any]]) -> None:
+def _print_actions(view: dict[str, Any]) -> None:
     from kwaai.cli.output import one_line, print_table
 
+    rows, row = view["actions"], view["row"]
     if not rows:
         return
     print("\nWhat it may do here:")
     table = [
         (
-            _ACTIONS.get(row["action"], row["action"]),
-            "yes" if row["is_allowed"] else "no",
-            f"{row['floor']} ({row['key']})",
-            one_line(row["detail"]) or "-",
+            _ACTIONS.get(action["action"], action["action"]),
+            "yes" if action["is_allowed"] else "no",
+            action["floor"],
+            action["key"],
+            _why(action, row["tier"]),
         )
-        for row in rows
+        for action in rows
     ]
-    print_table(("Action", "Allowed", "Floor", "Why"), table)
+    print_table(("Action", "Allowed", "From tier", "Setting", "Why"), table)
+    lacks = [action["key"] for action in rows if _lacks_tier(action)]
+    if lacks:
+        who = one_line(row["name"]) or row["peer"] or row["did"]
+        print(
+            f"`kwaainet trust explain {who}` says what would raise its tier; "
+            f"`kwaainet config set {lacks[0]} TIER` changes what is asked."
+        )
+
+
+def _lacks_tier(action: dict[str, Any]) -> bool:
+    return not action["is_allowed"] and action["key"].startswith("tier_")
+
+
+def _why(action: dict[str, Any], tier: str) -> str:
+    """Say it in a few words: the detail of a denial by tier says what stands in the row already."""
+    from kwaai.cli.output import one_line
+
+    if _lacks_tier(action):
+        return f"it is {tier}"
+    return one_line(action["detail"]) or "-"
 
 
 _ACTIONS = {
@@ -169,10 +192,10 @@ def _policy(arguments: argparse.Namespace) -> int:
             ("Owner", view["owner"] or "none"),
             ("Tiers", ", ".join(f"{name} from {show_score(least)}" for name, least in tiers)),
             ("Credentials", f"count half after {show_days(view['half_life_s'])}"),
-            ("Others' word", f"issuers that are neither root nor listed: {_most(view, 'derived')}"),
+            ("Other issuers", f"if Verified, {_most(view, 'derived')} together"),
             (
                 "Behaviour",
-                f"{_most(view, 'behaviour')}; what was seen counts half after "
+                f"{_most(view, 'behaviour')}, or takes; what was seen counts half after "
                 f"{show_days(view['behaviour_half_life_s'])}",
             ),
             ("Graph", _most(view, "graph")),

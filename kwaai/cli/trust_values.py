@@ -14,6 +14,18 @@ TIERS = ("Unknown", "Known", "Verified", "Trusted")
 _DAY_S = 86_400
 
 
+def tier_name(text: str) -> str:
+    """Read an option's value: a tier in upper or lower case; return its name."""
+    from kwaai.cli.parser import hint
+
+    name = text.strip().capitalize()
+    if name in TIERS:
+        return name
+    raise argparse.ArgumentTypeError(
+        f"{text!r:.40} is no tier; the tiers are {', '.join(TIERS)}{hint(name, TIERS)}"
+    )
+
+
 def show_score(score: float) -> str:
     """Return a score with two digits, rounded down: 0.399 is below a threshold of 0.40."""
     return f"{math.floor(score * 100 + 1e-9) / 100:.2f}"

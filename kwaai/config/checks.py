@@ -145,7 +145,7 @@ def _share(text: str) -> float:
     except ValueError:
         number = -1.0
     if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{text!r:.40} is no number from 0 to 1")
+        raise ValueError("must have numbers from 0 to 1")
     return number
 
 

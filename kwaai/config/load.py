@@ -128,6 +128,9 @@ def unknown_key(key: str) -> str:
     close = difflib.get_close_matches(key.lower(), KEYS, n=1)
     if close:
         return f"unknown key {key!r} - did you mean {close[0]!r}?"
+    alike = [known for known in KEYS if known.split("_")[0] in key.lower().split("_")]
+    if alike:
+        return f"unknown key {key!r} - did you mean {' or '.join(alike)}?"
     return f"unknown key {key!r}; the keys are {', '.join(KEYS)}"
 
 

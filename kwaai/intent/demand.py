@@ -17,6 +17,7 @@ from kwaai import limits
 from kwaai.errors import UserError
 from kwaai.trust.evidence import canonical, principal_of_peer
 from kwaai.trust.tiers import Tier
+from kwaai.trust.words import counted, with_article
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class CredentialDemand:
     """`VerifiedNodeVC` and so on."""
     issuers: tuple[str, ...] = ()
     """Principals, any of which will do. Empty: any issuer that counts here."""
+
+    @property
+    def text(self) -> str:
+        """Say it for people: `an UptimeVC by did:key:z6Mk...`."""
+        by = f" by {' or '.join(self.issuers)}" if self.issuers else ""
+        return f"{with_article(self.type)}{by}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +131,9 @@ def demand_json(demand: Demand) -> dict[str, Any]:
 def describe(demand: Demand) -> tuple[str, ...]:
     """Return what a demand asks for in words, each alone; nothing where it is empty."""
     said: list[str] = []
-    if demand.min_tier is not None:
+    if demand.min_tier:  # everybody is at least Unknown
         said.append(f"at least {demand.min_tier.label}")
-    for wanted in demand.credentials:
-        by = f" by {' or '.join(wanted.issuers)}" if wanted.issuers else ""
-        said.append(f"a {wanted.type}{by}")
+    said += [wanted.text for wanted in demand.credentials]
     if demand.allow:
         said.append(f"only {', '.join(sorted(demand.allow))}")
     if demand.deny:
@@ -138,7 +143,10 @@ def describe(demand: Demand) -> tuple[str, ...]:
     if demand.first_token_ms_max is not None:
         said.append(f"at most {demand.first_token_ms_max:g} ms to the first token")
     if demand.owner_hops_max is not None:
-        said.append(f"at most {demand.owner_hops_max} parts of one owner")
+        said.append(f"at most {counted(demand.owner_hops_max, 'part')} of one owner")
     if demand.region:
         said.append(f"rather in {demand.region}")
+    if demand.budget:
+        pairs = ", ".join(f"{key}={value}" for key, value in sorted(demand.budget.items()))
+        said.append(f"budget {pairs}")
     return tuple(said)

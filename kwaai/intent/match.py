@@ -6,8 +6,7 @@ times that were predicted. Chooses nothing (`kwaai.placement` does). docs/intent
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -72,23 +71,26 @@ class Mismatch:
     """The part of the demand that says so."""
     text: str
     """For people: what is asked, and what is."""
+    asked: str = ""
+    """What is asked alone, the same for every peer: what is left out where the demand gives way."""
 
 
 def match(demand: Demand, facts: PeerFacts) -> tuple[Mismatch, ...]:
     """Return why a peer may take no part; nothing where it may. All reasons, in a fixed order."""
     found: list[Mismatch] = []
     if denied := demand.deny & facts.names:
-        found.append(Mismatch("deny", f"{_who(denied, facts)} is on the deny list"))
-    if demand.allow and not demand.allow & facts.names:
-        found.append(Mismatch("allow", "neither it nor its owner is on the allow list"))
-    if demand.min_tier is not None and facts.tier < demand.min_tier:
         found.append(
-            Mismatch(
-                "min_tier", f"it is {facts.tier.label}, and {demand.min_tier.label} is asked for"
-            )
+            Mismatch("deny", f"{_who(denied, facts)} is on the deny list", "the deny list")
         )
+    if demand.allow and not demand.allow & facts.names:
+        text = "neither it nor its owner is on the allow list"
+        found.append(Mismatch("allow", text, "the allow list"))
+    if demand.min_tier is not None and facts.tier < demand.min_tier:
+        label = demand.min_tier.label
+        text = f"it is {facts.tier.label}, and {label} is asked for"
+        found.append(Mismatch("min_tier", text, f"at least {label}"))
     found += [
-        Mismatch("credential", _lacks(wanted, facts))
+        Mismatch("credential", _lacks(wanted, facts), wanted.text)
         for wanted in demand.credentials
         if not any(_satisfies(held, wanted, facts) for held in facts.credentials)
     ]
@@ -145,44 +147,6 @@ def match_model(wanted: ModelHandle | ModelConstraint, model: ModelFacts) -> tup
                      f"not {asked}")
         )  # fmt: skip
     return tuple(found)
-
-
-def match_path(
-    demand: Demand,
-    hops: Sequence[PeerFacts],
-    token_ms: float | None = None,
-    first_token_ms: float | None = None,
-) -> tuple[Mismatch, ...]:
-    """Return why a whole path does not do; nothing where it does. A time that is not known (None)
-    meets no limit. Its hops one by one are `match`'s.
-    """
-    found: list[Mismatch] = []
-    for rule, most, predicted, what in (
-        ("token_ms_max", demand.token_ms_max, token_ms, "a token"),
-        ("first_token_ms_max", demand.first_token_ms_max, first_token_ms, "the first token"),
-    ):
-        if most is not None and (predicted is None or predicted > most):
-            name: Rule = "token_ms_max" if rule == "token_ms_max" else "first_token_ms_max"
-            said = "nobody knows how long" if predicted is None else f"{predicted:.0f} ms"
-            found.append(Mismatch(name, f"{what} takes {said}, and {most:g} ms are allowed"))
-    if demand.owner_hops_max is not None:
-        owner, count = owner_hops(hops)
-        if count > demand.owner_hops_max:
-            found.append(
-                Mismatch(
-                    "owner_hops_max",
-                    f"{count} parts are of {owner}, and {demand.owner_hops_max} are allowed",
-                )
-            )
-    return tuple(found)
-
-
-def owner_hops(hops: Sequence[PeerFacts]) -> tuple[str, int]:
-    """Return who has most parts of a path, and how many. Peers whose owner nobody knows count one
-    by one: that two are of one hand is not to be seen.
-    """
-    counts = Counter(hop.owner or hop.peer for hop in hops)
-    return max(counts.items(), key=lambda item: (item[1], item[0]), default=("", 0))
 
 
 def match_offer(demand: Demand, offer: Offer) -> tuple[Mismatch, ...]:

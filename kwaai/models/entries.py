@@ -5,11 +5,13 @@ Data and the words for it. Reads no disk: library.py does.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from kwaai.errors import FileCorrupt, ModelUnsupported
 from kwaai.models.gguf import GGUFHeader
+from kwaai.models.gguf_types import GGMLType
 from kwaai.models.slice_rules import layer_count
 from kwaai.models.verify import slice_range
 from kwaai.types import LayerRange, ModelHandle
@@ -132,3 +134,12 @@ def entry_of_parts(name: str, path: Path, parts: tuple[Part, ...], spec: str | N
         parts=parts,
         spec=spec,
     )
+
+
+def quantisation(entry: ModelEntry) -> str:
+    """Return the tensor type that most of the bytes here have; `-` where there is none."""
+    sizes: Counter[int] = Counter()
+    for header in [part.header for part in entry.parts] or [entry.header]:
+        for tensor in header.tensors:
+            sizes[tensor.ggml_type] += tensor.nbytes
+    return GGMLType(max(sizes, key=lambda kind: sizes[kind])).name if sizes else "-"

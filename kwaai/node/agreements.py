@@ -16,7 +16,6 @@ from credentials.keys import PeerId, SecretKey
 from kwaai import limits
 from kwaai.errors import KwaaiError
 from kwaai.intent.demand import Demand
-from kwaai.intent.match import ModelFacts
 from kwaai.intent.offer import CredentialRef
 from kwaai.log import get_logger
 from kwaai.node.accounts import ServedLedger
@@ -38,6 +37,7 @@ from kwaai.node.trust_control import ReceiptRow as ReceiptView
 from kwaai.node.trust_service import TrustService
 from kwaai.store.receipts import ReceiptBook, ReceiptRow
 from kwaai.trust.evidence import Outcome
+from kwaai.trust.policy import DAY_S
 from kwaai.trust.tiers import Floors, Tier
 from kwaai.types import LayerRange, ModelHandle
 from kwaai.wire.requester import HopPlan
@@ -91,7 +91,7 @@ class Agreements:
         if self._node.shards.is_draining:
             return ()
         served = self._node.serving.served()
-        return capabilities_of(served, {one.handle: ModelFacts(one.handle) for one in served})
+        return capabilities_of(served, self._node.serving.model_facts())
 
     def credentials(self) -> Sequence[CredentialRef]:
         """See Policy."""
@@ -110,6 +110,7 @@ class Agreements:
             book,
             on_result=self._on_receipt,
             shows=config.share_credentials,
+            keep_s=config.trust_evidence_days * DAY_S,
         )
         self._book, self.watch.receipts = book, receipts
         self._trust.ask_receipts(receipts.fetch)
@@ -167,6 +168,8 @@ class Agreements:
         return int(self._node.config.early_layers_share * block_count)
 
     def _on_receipt(self, row: ReceiptRow) -> None:
+        if row.role == "requester" and row.counterpart is not None:
+            self.intents.on_receipt(row.session, PeerId(row.peer), row.counterpart)
         outcome = EVIDENCE.get(row.state)
         if outcome is not None and self._trust.observer is not None:
             self._trust.observer.note(row.peer, outcome, code=f"receipt_{row.state}")

@@ -57,6 +57,7 @@ class Candidates:
                     head=served.head,
                     prefill_tokens_s=served.prefill_tokens_s,
                     divisible=served.divisible,
+                    load=1 - served.sessions_free / max(1, served.sessions_max),
                 ),
                 record,
             )

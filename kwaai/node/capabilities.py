@@ -5,10 +5,13 @@ Values, made from the node's own record; loads and measures nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kwaai.intent.match import ModelFacts
+from kwaai.models.entries import quantisation
+from kwaai.node.slice_plan import LocalModel
 from kwaai.types import LayerRange, ModelHandle
 from kwaai.wire.records import Served
 
@@ -53,7 +56,17 @@ def capabilities_of(
             sessions_free=one.sessions_free,
             decode_us=one.decode_us,
             prefill_tokens_s=one.prefill_tokens_s,
+            divisible=one.divisible,
         )
         for one in served
         if one.state == "online"
     )
+
+
+def model_facts(model: LocalModel) -> ModelFacts:
+    """Return what the header of a model here says; of parts of one, how many parameters it has is
+    not known.
+    """
+    entry = model.entry
+    params = sum(math.prod(tensor.dims) for tensor in entry.header.tensors) if entry.whole else 0
+    return ModelFacts(model.handle, entry.header.architecture, params, quantisation(entry))

@@ -149,7 +149,7 @@ class Circuit:
             if self._is_broken and not is_due:
                 return
             try:
-                await self._ready(wants_round_trip=is_due)
+                await self._ready(wants_round_trip=is_due, asks=is_due)
             except KwaaiError as error:
                 log.info("circuit_look_failed", circuit=self.id, problem=error.message)
 
@@ -283,14 +283,15 @@ class Circuit:
 
     # Its path. Under `_turn`.
 
-    async def _ready(self, *, wants_round_trip: bool = False) -> bool:
+    async def _ready(self, *, wants_round_trip: bool = False, asks: bool = True) -> bool:
         """Have a path that meets the demand now. False: there is one that does not, and an answer
-        is on it. Raises CircuitBroken.
+        is on it. `asks`: whether peers and publishers of status lists are asked for that, or what
+        is known will do. Raises CircuitBroken.
         """
         held = self._held
         reason = self._suspect
         if held is not None:
-            reason = reason or self._failure(held) or await self._objection(held)
+            reason = reason or self._failure(held) or await self._objection(held, asks)
             if not reason and wants_round_trip:
                 reason = await self._round_trip(held)
             if not reason:
@@ -300,11 +301,11 @@ class Circuit:
         await self._mend(reason)
         return True
 
-    async def _objection(self, held: OpenPath) -> str:
+    async def _objection(self, held: OpenPath, asks: bool) -> str:
         """Why the path does not meet what is asked any more; empty where it does."""
         demand, model = self.wanted.demand, self.wanted.model.local
         path = held.chosen.path
-        if reason := await self._check.objection(path, demand, model.block_count):
+        if reason := await self._check.objection(path, demand, model.block_count, asks=asks):
             return reason
         most_ms = demand.token_ms_max
         if most_ms is None or len(self._token_s) < limits.CIRCUIT_SLOW_TOKENS_MIN:

@@ -21,9 +21,11 @@ class PathCheck:
     def __init__(self, config: Config, standings: Standings) -> None:
         self._config, self._standings = config, standings
 
-    async def objection(self, path: Path, demand: Demand, block_count: int) -> str:
-        """Return why a path does not meet what is asked any more; empty where it does. Waits a
-        bounded time for what is known of its peers to be of now.
+    async def objection(
+        self, path: Path, demand: Demand, block_count: int, *, asks: bool = True
+    ) -> str:
+        """Return why a path does not meet what is asked any more; empty where it does. `asks`: wait
+        a bounded time for what is known of its peers to be of now.
         """
         peers = [hop.peer for hop in path.hops]
         if not peers:
@@ -32,7 +34,7 @@ class PathCheck:
         floor = max(floors.serve, demand.min_tier or Tier.UNKNOWN)
         early_stop = int(self._config.early_layers_share * block_count)
         current = bool(floor or demand.credentials or demand.allow or demand.deny)
-        if current or (floors.early_layers and early_stop):
+        if asks and (current or (floors.early_layers and early_stop)):
             await self._standings.prepare(list(dict.fromkeys(peers)), current=current)
         for hop in path.hops:
             least = max(floor, floors.early_layers if hop.layers.start < early_stop else floor)

@@ -87,7 +87,7 @@ class RoutePlanner:
 
 
 def _relaxations(considered: Considered) -> tuple[RelaxationRow, ...]:
-    return tuple(RelaxationRow(one.text, _planned(one.path)) for one in considered.choice.unmet)
+    return tuple(RelaxationRow(one.what, _planned(one.path)) for one in considered.choice.unmet)
 
 
 def _planned(path: Path) -> PlannedPath:

@@ -142,7 +142,7 @@ class Node:
         add("credentials", self._credentials.run)
         add("trust", self._trust.run)
         add("receipts", self._agreements.run_receipts)
-        add("spot checks", self._agreements.run_spot_checks)
+        add("spot-checks", self._agreements.run_spot_checks)
         add("witness", self._witness.run)
         add("serving", self._run_serving, wait_s=0)  # a large range takes minutes to load
         add("answers", self._run_answers, wait_s=limits.ANSWERS_WAIT_S)

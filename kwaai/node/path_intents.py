@@ -6,10 +6,13 @@ Opens nothing: these are the hooks of `opening`. docs/intents.md, "Life of an in
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 
+from credentials.keys import PeerId
 from kwaai import limits
+from kwaai.intent.agreement import Stage
 from kwaai.intent.demand import Demand
 from kwaai.node.negotiate import Negotiation, Negotiator
 from kwaai.node.opening import OpenPath
@@ -25,6 +28,8 @@ class PathIntents:
     def __init__(self, negotiator: Negotiator) -> None:
         self._negotiator = negotiator
         self._open: OrderedDict[bytes, Negotiation] = OrderedDict()
+        self._over: OrderedDict[bytes, Negotiation] = OrderedDict()
+        """By session: fulfilled, and waiting for receipts."""
 
     def maker(
         self, handle: ModelHandle, demand: Demand | None, privacy: Privacy
@@ -63,6 +68,16 @@ class PathIntents:
         negotiation = None if remote is None else self._open.pop(remote.plan.intent, None)
         if negotiation is None:
             return
-        if reason is CloseReason.DONE:
+        if remote is not None and reason is CloseReason.DONE:
             negotiation.finish()
+            self._over[remote.id] = negotiation
+            while len(self._over) > limits.INTENT_PATHS_MAX:
+                self._over.popitem(last=False)
         negotiation.fail(reason.name.lower())
+
+    def on_receipt(self, session: bytes, peer: PeerId, half: bytes) -> None:
+        """Note that a hop has signed for its part of a session."""
+        negotiation = self._over.get(session)
+        agreement = None if negotiation is None else negotiation.agreements.get(peer)
+        if agreement is not None and agreement.stage is Stage.FULFILLED:
+            agreement.on_receipt(f"sha256:{hashlib.sha256(half).hexdigest()}")

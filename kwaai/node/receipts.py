@@ -41,7 +41,7 @@ from kwaai.node.remote import RemoteSession
 from kwaai.node.services import Ready
 from kwaai.node.threads import Threads
 from kwaai.store.receipts import ReceiptBook, ReceiptRow
-from kwaai.trust.evidence import Endorsement, Outcome, principal_of_peer
+from kwaai.trust.evidence import Outcome
 from kwaai.types import LayerRange
 from kwaai.wire.codec import WireError
 from kwaai.wire.messages import CloseReason
@@ -72,9 +72,6 @@ EVIDENCE: Final[Mapping[State, Outcome]] = {
 """What a receipt is evidence of. One that agrees is none: that the peer served was noted when it
 did; nor is a missing one, which a bad network makes too."""
 
-_ENDORSED_PRIOR: Final = 10.0
-"""Answers after which an endorsement weighs half: as kwaai.trust.endorse has it."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
@@ -98,6 +95,7 @@ class Receipts:
 
     `secret`: the node's key, which signs without the register of issued credentials. `ledger`: of
     the sessions that this node serves. `shows`: whether peers may see what others signed of it.
+    `keep_s`: how long receipts are kept.
     """
 
     def __init__(
@@ -109,10 +107,12 @@ class Receipts:
         *,
         on_result: OnReceipt | None = None,
         shows: bool = True,
+        keep_s: float = limits.RECEIPT_LIFE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._network, self._secret, self._ledger, self.book = network, secret, ledger, book
         self._on_result, self._shows, self._clock = on_result, shows, clock
+        self._keep_s = keep_s
         self._rates = Rates(limits.RECEIPT_ASKS_PER_S, limits.RECEIPT_ASKS_BURST)
         # What peers send never holds up what this node has to do itself.
         own_max = limits.RECEIPT_ANSWERS_AT_ONCE * limits.HOPS_MAX
@@ -314,7 +314,7 @@ class Receipts:
                     self._tell(await self._own.run(self._keep_unasked, accounts))
                 if self._clock() - pruned_s > limits.RECEIPT_PRUNE_S:
                     pruned_s = self._clock()
-                    await self._own.run(self.book.prune, pruned_s)
+                    await self._own.run(self.book.prune, pruned_s, self._keep_s)
                 self._kept = await self._own.run(self.book.counts)
             except (KwaaiError, CredentialsError) as error:
                 self.counters["unwritten"] += len(accounts)
@@ -348,25 +348,6 @@ class Receipts:
         except WireError as error:
             raise PeerMisbehaved(f"{peer} shows no receipts: {error.message}", peer=peer) from error
         return await self._own.run(partial(_holding, halves, peer, self._clock()))
-
-    def endorsements(self) -> tuple[Endorsement, ...]:
-        """Return what this node's own receipts say for the hops that it used: blocks; for a thread.
-
-        The share that both sides call completed, of all: who hands out no counterparts gets less.
-        """
-        own = principal_of_peer(self._network.peer_id)
-        return tuple(
-            Endorsement(
-                own,
-                principal_of_peer(each.peer),
-                each.finished_s,
-                each.agreed / each.count * (each.count / (each.count + _ENDORSED_PRIOR)),
-                "receipts",
-                each.finished_s + limits.RECEIPT_LIFE_S,
-            )
-            for each in self.book.by_peer("requester")
-            if each.agreed
-        )
 
 
 def _holding(halves: Sequence[bytes], peer: PeerId, now_s: float) -> tuple[VerifiedCredential, ...]:

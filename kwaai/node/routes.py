@@ -307,9 +307,9 @@ class Routes:
         asked, choice, shunned = considered.asked, considered.choice, considered.shunned
         model, route, privacy = asked.model, asked.route, asked.privacy
         if choice.unmet:
-            ways = "; or ".join(relaxation.text for relaxation in choice.unmet)
+            ways = "; or: ".join(relaxation.text for relaxation in choice.unmet)
             return IntentUnmet(
-                f"no path for {model.name} meets what is asked; there would be one with {ways}",
+                f"no path for {model.name} meets what is asked; the least that would help: {ways}",
                 retry_after_s=10.0,
             )
         if route == "alone":

@@ -16,7 +16,9 @@ from typing import Literal, Protocol
 from kwaai import limits
 from kwaai.errors import Busy, KwaaiError, ModelNotFound, ResourceError, UserError
 from kwaai.inference.host import SliceHost
+from kwaai.intent.match import ModelFacts
 from kwaai.log import get_logger
+from kwaai.node.capabilities import model_facts
 from kwaai.node.control import Say, ServedRow
 from kwaai.node.directory import Directory
 from kwaai.node.local_slices import LocalSlices
@@ -261,6 +263,10 @@ class Serving:
     def served(self) -> tuple[Served, ...]:
         """Say what is served, as it is announced."""
         return tuple(self._record(served) for served in self._served)
+
+    def model_facts(self) -> dict[ModelHandle, ModelFacts]:
+        """Say what the models are that are served."""
+        return {served.model.handle: model_facts(served.model) for served in self._served}
 
     # Announcing.
 

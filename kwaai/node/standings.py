@@ -49,14 +49,14 @@ class NoStandings:
 
 
 def breaks(standings: Standings, demand: Demand, peer: str) -> tuple[str, ...]:
-    """Return why a peer may take no part in a path, in words; its tier apart, which the planner
-    holds against the floors.
+    """Return what of a demand keeps a peer out of a path, in words that are the same for every peer
+    that it keeps out; its tier apart, which the planner holds against the floors.
     """
     standing = standings.standing(peer)
     denial = standings.floors.check("serve", peer, Tier.TRUSTED, standing.integrity)
     found = [] if denial is None else [f"{INTEGRITY_RULE} {standings.floors.integrity:g}"]
     found += [
-        f"{mismatch.rule}: {mismatch.text}"
+        mismatch.asked
         for mismatch in match(demand, standings.facts(peer))
         if mismatch.rule != "min_tier"
     ]

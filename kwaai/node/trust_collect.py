@@ -69,6 +69,8 @@ class TrustCollector:
         self._office, self._exchange, self._kept, self._clock = office, exchange, kept, clock
         self._shown: OrderedDict[str, tuple[Shown, ...]] = OrderedDict()
         self._asked_s: OrderedDict[str, float] = OrderedDict()
+        self._silent: set[str] = set()
+        """Of these, those that have not answered."""
         self.fetch_receipts: FetchReceipts | None = None
         """Asks a peer what others have signed of its answers. None: nobody is asked."""
         self._receipts: OrderedDict[str, tuple[Attestation, ...]] = OrderedDict()
@@ -136,6 +138,10 @@ class TrustCollector:
         """Return when a peer was asked last; None: never, or long ago."""
         return self._asked_s.get(peer)
 
+    def is_silent(self, peer: str) -> bool:
+        """Whether a peer was asked last without an answer."""
+        return peer in self._silent
+
     # Asking.
 
     async def load(self) -> None:
@@ -153,8 +159,10 @@ class TrustCollector:
         self._asked_s[peer] = self._clock()
         self._asked_s.move_to_end(peer)
         while len(self._asked_s) > limits.TRUST_PEERS_ASKED_MAX:
-            self._asked_s.popitem(last=False)
+            self._silent.discard(self._asked_s.popitem(last=False)[0])
+        self._silent.add(peer)
         answer = await self._exchange.fetch(peer)
+        self._silent.discard(peer)
         principal = did_key(parse_peer_id(peer))
         has_new_receipts = await self._ask_receipts(peer, principal)
         found = () if answer is None else answer.credentials

@@ -37,7 +37,7 @@ from kwaai.trust.evidence import Attestation, Evidence, Observation, principal_o
 from kwaai.trust.policy import DAY_S, TrustPolicy
 from kwaai.trust.score import Standing, TrustState, score_all
 from kwaai.trust.tally import Tallies
-from kwaai.trust.tiers import ACTIONS, Action, Denial, Tier, compute_weight
+from kwaai.trust.tiers import Tier, compute_weight
 
 log = get_logger(__name__)
 
@@ -70,7 +70,6 @@ class TrustService:
         self._config, self._network, self._credentials = config, network, credentials
         self._clock = clock
         self.floors = trust_floors(config)
-        self.denials: Counter[Action] = Counter()
         self._own = principal_of_peer(network.peer_id)
         self.policy: TrustPolicy = trust_policy(config, self._own, None)
         self._open: _Open | None = None
@@ -165,14 +164,6 @@ class TrustService:
             named = self.opened.state.derived_trust.get(issuer, 0.0)
         return named > 0
 
-    def check(self, action: Action, peer: str) -> Denial | None:
-        """Return why a peer may not do something here; None where it may."""
-        standing = self.standing(peer)
-        denial = self.floors.check(action, peer, standing.tier, standing.integrity)
-        if denial is not None:
-            self.denials[action] += 1
-        return denial
-
     def weight_of(self, peer: str) -> int:
         """Return a peer's share of this node's compute when others wait, relative to Unknown."""
         return compute_weight(self.standing(peer).tier)
@@ -209,7 +200,12 @@ class TrustService:
     ) -> None:
         age_s = limits.TRUST_FETCH_CURRENT_S if current else math.inf
         new = [peer for peer in peers if self._is_due(peer, age_s)]
-        changed = await self._ask_all(new[: limits.TRUST_PREPARE_MAX])
+        changed = False
+        try:
+            async with asyncio.timeout(limits.TRUST_PREPARE_WAIT_S):
+                changed = await self._ask_all(new[: limits.TRUST_PREPARE_MAX])
+        except TimeoutError:
+            changed = True  # those that have answered count
         if current:
             changed |= await collector.look(map(_principal, peers), limits.TRUST_STATUS_AGE_S)
         if changed:
@@ -329,8 +325,11 @@ class TrustService:
 
     def _is_due(self, peer: str, age_s: float) -> bool:
         """Whether a peer was asked longer ago than `age_s`, or never."""
-        asked_s = self.opened.collector.asked_s(peer)
-        return asked_s is None or self._clock() - asked_s > age_s
+        collector, now_s = self.opened.collector, self._clock()
+        asked_s = collector.asked_s(peer)
+        if asked_s is None or now_s - asked_s > age_s:
+            return True
+        return collector.is_silent(peer) and now_s - asked_s > limits.TRUST_FETCH_RETRY_S
 
     async def _ask_all(self, peers: Sequence[str]) -> bool:
         """Ask some peers, a few at a time; return whether there was news."""
@@ -355,7 +354,6 @@ class TrustService:
         tiers = Counter(standing.tier for standing in state.standings.values())
         return {
             **{f"trust_peers_{tier.name.lower()}": tiers[tier] for tier in Tier},
-            **{f"trust_denials_{action}": self.denials[action] for action in ACTIONS},
             **opened.observer.stats(),
             "trust_roots": len(self.policy.trusted),
             "trust_credentials": len(state.evidence.attestations),

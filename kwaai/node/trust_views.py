@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from credentials.did import parse_did
 from credentials.document import encode_time
 from credentials.errors import CredentialsError
-from credentials.keys import PeerId, parse_peer_id, peer_id
+from credentials.keys import PeerId
 from kwaai import limits
 from kwaai.config import Config
 from kwaai.errors import UserError
 from kwaai.net.network import Network
 from kwaai.node.control import RequestView
 from kwaai.node.credential_service import CredentialService
-from kwaai.node.trust_collect import Shown
 from kwaai.node.trust_control import (
     ActionRow,
-    AttestationRow,
     BehaviourView,
     EndorsementRow,
     ExplanationView,
@@ -36,19 +32,24 @@ from kwaai.node.trust_control import (
     PeerTrust,
     PolicyView,
     PrincipalRow,
-    ReasonView,
     ReceiptRow,
     TrustDetail,
     TrustPathView,
     TrustRow,
     TrustRows,
 )
+from kwaai.node.trust_rows import (
+    attestation_row,
+    depths_of,
+    endorsements_at,
+    peer_of,
+    reason_view,
+)
 from kwaai.node.trust_service import TrustService
-from kwaai.node.view import View
+from kwaai.node.view import PEER_END_CHARS_MIN, View
 from kwaai.trust.evidence import Endorsement, Observation, Outcome, canonical, principal_of_peer
-from kwaai.trust.explain import Reason
 from kwaai.trust.graph import TrustPath
-from kwaai.trust.score import Standing, TrustState
+from kwaai.trust.score import Standing
 from kwaai.trust.tiers import ACTIONS, Tier, compute_weight
 
 ReceiptRows = Callable[[str], Sequence[ReceiptRow]]
@@ -100,10 +101,10 @@ class TrustViews:
         codes = {f.attestation.id: (f.code, f.points) for f in parts.credentials.findings}
         shown = opened.collector.shown(principal)[: limits.TRUST_DETAIL_ROWS_MAX]
         seen = await asyncio.to_thread(opened.evidence.of_peer, principal)
-        near = await asyncio.to_thread(_near, state, principal)
+        near = await asyncio.to_thread(endorsements_at, state, principal)
         return TrustDetail(
             row=self._row(state.standing(principal)),
-            attestations=tuple(_attestation_row(one, codes) for one in shown),
+            attestations=tuple(attestation_row(one, codes) for one in shown),
             behaviour=self._behaviour(principal, seen),
             endorsed_by=self._endorsements(near, principal, is_target=True),
             endorses=self._endorsements(near, principal, is_target=False),
@@ -117,7 +118,7 @@ class TrustViews:
         explanation = await asyncio.to_thread(state.explain, self._find(peer))
         return ExplanationView(
             row=self._row(explanation.standing),
-            reasons=tuple(map(_reason, explanation.reasons)),
+            reasons=tuple(map(reason_view, explanation.reasons)),
             paths=tuple(map(self._path, explanation.paths)),
             raises=explanation.raises,
             next_tier="" if explanation.next_tier is None else explanation.next_tier.label,
@@ -160,9 +161,11 @@ class TrustViews:
     async def endorse(self, peer: str, statement: str, interactions: int | None) -> RequestView:
         """See TrustControl."""
         opened, principal = self._service.opened, self._find(peer)
-        found = _peer_of(principal)
+        found = peer_of(principal)
         if not found:
             raise UserError(f"{peer!r:.80} is no node: only a node can be offered an endorsement")
+        if found == self._network.peer_id:
+            raise UserError("this node cannot endorse itself: nobody vouches for oneself")
         seen = await asyncio.to_thread(opened.evidence.of_peer, principal)
         done = [each for each in seen if each.outcome in _DEALINGS]
         good = sum(each.outcome in _GOOD for each in done)
@@ -195,7 +198,7 @@ class TrustViews:
         following: dict[str, list[str]] = {}
         for edge in state.edges:
             following.setdefault(edge.by, []).append(edge.of)
-        depths = _depths(policy.trusted, following, depth)
+        depths = depths_of(policy.trusted, following, depth)
         order = sorted(depths, key=lambda did: (depths[did], -state.standing(did).score, did))
         kept = order[: limits.TRUST_GRAPH_NODES_MAX]
         names = set(kept)
@@ -206,7 +209,7 @@ class TrustViews:
             nodes=tuple(
                 GraphNode(
                     did=did,
-                    peer=_peer_of(did),
+                    peer=peer_of(did),
                     name=self._name(did),
                     tier=state.standing(did).tier.label,
                     score=state.standing(did).score,
@@ -227,7 +230,7 @@ class TrustViews:
 
     async def receipts(self, peer: str) -> tuple[ReceiptRow, ...]:
         """See TrustControl."""
-        found = _peer_of(self._find(peer)) if peer else ""
+        found = peer_of(self._find(peer)) if peer else ""
         rows = await asyncio.to_thread(self._receipts, found)
         return tuple(rows[: limits.TRUST_RECEIPT_ROWS_MAX])
 
@@ -235,7 +238,7 @@ class TrustViews:
         """See TrustControl."""
         connected = [connection.peer for connection in self._network.connections()]
         principals = [self._find(peer)] if peer else [principal_of_peer(p) for p in connected]
-        await self._service.refresh([PeerId(_peer_of(p)) for p in principals if _peer_of(p)])
+        await self._service.refresh([PeerId(peer_of(p)) for p in principals if peer_of(p)])
         collector = self._service.opened.collector
         return sum(not one.code for p in principals for one in collector.shown(p))
 
@@ -246,12 +249,20 @@ class TrustViews:
         if text.startswith("did:"):
             return canonical(text)
         try:
-            return principal_of_peer(parse_peer_text(text))
+            return principal_of_peer(text)
         except CredentialsError:
+            pass
+        own = self._network.peer_id
+        try:
             return principal_of_peer(self._view.find_peer(text))
+        except UserError:
+            is_end = len(text) >= PEER_END_CHARS_MIN and own.endswith(text.removeprefix("…"))
+            if text == self._config.public_name or is_end:
+                return principal_of_peer(own)
+            raise
 
     def _name(self, did: str) -> str:
-        peer = _peer_of(did)
+        peer = peer_of(did)
         if peer == self._network.peer_id:
             return self._config.public_name
         return self._view.name_of(peer) if peer else ""
@@ -270,7 +281,7 @@ class TrustViews:
             endorsed = sum(edge.of == did for edge in opened.state.edges)
         return TrustRow(
             did=did,
-            peer=_peer_of(did),
+            peer=peer_of(did),
             name=self._name(did),
             owner=standing.owner or "",
             score=standing.score,
@@ -318,7 +329,7 @@ class TrustViews:
             detail = "" if denial is None else denial.message
             if action == "compute" and denial is None:
                 share = compute_weight(standing.tier)
-                detail = f"{share} of a queue for each that an Unknown peer has"
+                detail = f"weighs {share} where others wait; an Unknown peer weighs 1"
             rows.append(
                 ActionRow(
                     action,
@@ -339,7 +350,7 @@ class TrustViews:
         )
 
     def _principal_row(self, did: str, trust: float) -> PrincipalRow:
-        return PrincipalRow(did, _peer_of(did), self._name(did), trust)
+        return PrincipalRow(did, peer_of(did), self._name(did), trust)
 
 
 _DEALINGS: Final = frozenset(
@@ -347,66 +358,3 @@ _DEALINGS: Final = frozenset(
     | {Outcome.WRONG, Outcome.AGREED}
 )
 _GOOD: Final = frozenset({Outcome.SERVED, Outcome.AGREED})
-
-
-def parse_peer_text(text: str) -> str:
-    """Return a PeerId that was given whole. Raises CredentialsError."""
-    parse_peer_id(text)
-    return text
-
-
-def _attestation_row(one: Shown, codes: Mapping[str, tuple[str, float]]) -> AttestationRow:
-    at = one.attestation
-    code, points = codes.get(at.id, ("not_looked_at", 0.0))
-    return AttestationRow(
-        at.id,
-        at.type,
-        at.issuer,
-        at.valid_from_s,
-        at.valid_until_s,
-        one.code or code,
-        0.0 if one.code else points,
-    )
-
-
-def _near(state: TrustState, principal: str) -> list[tuple[Endorsement, float]]:
-    """Return the endorsements that are in force at a principal, with what they weigh now."""
-    weights = {(edge.by, edge.of): edge.weight for edge in state.edges}
-    return [
-        (each, weights[each.by, each.of])
-        for each in state.evidence.endorsements
-        if principal in (each.by, each.of) and (each.by, each.of) in weights
-    ]
-
-
-def _reason(reason: Reason) -> ReasonView:
-    return ReasonView(
-        reason.kind,
-        reason.text,
-        reason.points,
-        reason.share,
-        reason.source,
-        tuple(map(_reason, reason.children)),
-    )
-
-
-def _depths(
-    roots: Iterable[str], following: Mapping[str, Sequence[str]], depth: int
-) -> dict[str, int]:
-    """Return how many edges each principal is from the nearest root, up to `depth`."""
-    found = dict.fromkeys(sorted(roots), 0)
-    edge = list(found)
-    for distance in range(1, depth + 1):
-        ahead = {to for name in edge for to in following.get(name, ()) if to not in found}
-        edge = sorted(ahead)
-        found.update(dict.fromkeys(edge, distance))
-    return found
-
-
-@lru_cache(limits.TRUST_PEERS_ASKED_MAX)
-def _peer_of(did: str) -> str:
-    """Return the PeerId of a principal; empty where it is no Ed25519 key."""
-    try:
-        return str(peer_id(parse_did(did)))
-    except CredentialsError:
-        return ""

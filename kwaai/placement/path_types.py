@@ -179,11 +179,15 @@ class Relaxation:
     path: Path
 
     @property
+    def what(self) -> str:
+        """Say the changes for people."""
+        return " and ".join(change.text for change in self.changes)
+
+    @property
     def text(self) -> str:
         """Say it for people, with the peers that would answer."""
-        changes = " and ".join(change.text for change in self.changes)
         names = ", ".join(f"{hop.name or hop.peer} {hop.layers}" for hop in self.path.hops)
-        return f"{changes}: {names or 'this machine alone'}"
+        return f"{self.what} ({names or 'this machine alone'})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,5 +212,6 @@ def _tier_label(tier: float) -> str:
 
 
 def _ms_up(seconds: float) -> str:
-    """Return milliseconds in at most three digits after the point, never too few."""
-    return f"{math.ceil(seconds * 1e6 - 1e-6) / 1000:g}"
+    """Return milliseconds in tenths, or thousandths below one; never too few."""
+    per_ms = 10 if seconds >= 1e-3 else 1000
+    return f"{math.ceil(seconds * 1000 * per_ms - 1e-6) / per_ms:.9g}"

@@ -155,11 +155,12 @@ class ReceiptBook:
             ).fetchall()
         return dict(found)
 
-    def prune(self, now_s: float) -> int:
-        """Forget what is no longer valid; return how many there were."""
+    def prune(self, now_s: float, keep_s: float = RECEIPT_LIFE_S) -> int:
+        """Forget what is older than `keep_s`, or no longer valid; return how many there were."""
         with self._database.write() as connection:
             connection.execute(
-                "DELETE FROM receipts WHERE finished_s < ?", (now_s - RECEIPT_LIFE_S,)
+                "DELETE FROM receipts WHERE finished_s < ?",
+                (now_s - min(keep_s, RECEIPT_LIFE_S),),
             )
             return int(connection.changes())
 

@@ -34,7 +34,10 @@ def endorsements_of(attestations: Iterable[Attestation]) -> tuple[Endorsement, .
     receipts: dict[tuple[str, str], dict[str, Attestation]] = defaultdict(dict)
     for each in every:
         if each.type == RECEIPT and each.claims.get("receiptRole") == "requester":
-            receipts[each.issuer, each.subject][each.id] = each
+            # By the session: the same receipt can be written in many ways, and has no id.
+            session = str(each.claims.get("requestNonce", each.id))
+            known = receipts[each.issuer, each.subject].setdefault(session, each)
+            receipts[each.issuer, each.subject][session] = max(known, each, key=_age)
     found += [_of_receipts(list(each.values())) for each in receipts.values()]
     kept = [each for each in found if each is not None]
     return tuple(
@@ -50,8 +53,12 @@ def _of_one(attestation: Attestation) -> Endorsement | None:
 
 def _of_receipts(receipts: list[Attestation]) -> Endorsement | None:
     good = sum(each.claims.get("inferenceOutcome") == "completed" for each in receipts)
-    newest = max(receipts, key=lambda each: (each.valid_from_s, each.id))
+    newest = max(receipts, key=_age)
     return _endorsement(newest, float(good), float(len(receipts)), "receipts")
+
+
+def _age(attestation: Attestation) -> tuple[float, str]:
+    return attestation.valid_from_s, attestation.id
 
 
 def _endorsement(

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from kwaai.trust.behaviour import Conduct
 from kwaai.trust.credential_score import REASONS, CredentialScore, Finding
+from kwaai.trust.endorse import RECEIPT
 from kwaai.trust.graph import TrustPath
 from kwaai.trust.policy import DAY_S, TrustPolicy
 from kwaai.trust.raises import what_would_raise
 from kwaai.trust.tally import FACETS, OUTCOMES, Tally
 from kwaai.trust.tiers import Tier
+from kwaai.trust.words import counted
 
 if TYPE_CHECKING:
     from kwaai.trust.score import Parts, Standing, TrustState
@@ -85,7 +87,7 @@ def explain_standing(state: TrustState, principal: str) -> Explanation:
         told.cap(),
         told.penalty(),
         told.ignored(
-            (each.id, f"{each.type} of {each.issuer}: {each.reason}", each.code)
+            (each.id, f"{each.type} by {each.issuer}: {each.reason}", each.code)
             for each in sorted(state.evidence.refused, key=lambda r: (r.type, r.issuer, r.id))
             if each.subject == principal
         ),
@@ -122,11 +124,12 @@ class _Told:
 
     def _credential(self, finding: Finding, now_s: float) -> Reason:
         at = finding.attestation
-        days = max(0.0, now_s - at.valid_from_s) / DAY_S
-        whose = "of its own score" if finding.is_derived else "by the policy"
+        days = int(max(0.0, now_s - at.valid_from_s) / DAY_S)
+        age = f"{counted(days, 'day')} old" if days else "less than a day old"
+        whose = " (by the issuer's own score)" if finding.is_derived else ""
         text = (
-            f"{at.type} of {at.issuer}: weight {self.policy.weights[at.type]:g}, {days:.0f} days "
-            f"old, trust in the issuer {finding.issuer_trust:.2f} {whose}"
+            f"{at.type} by {at.issuer}: weight {self.policy.weights[at.type]:g}, {age}, "
+            f"trust in the issuer {finding.issuer_trust:.2f}{whose}"
         )
         return self._reason("credential", text, finding.points, at.id, code=finding.code)
 
@@ -151,8 +154,8 @@ class _Told:
             text = "endorsements that nobody else bears out: nobody but a root vouches alone"
             return self._reason("graph", text, 0.0, ends) if ends else None
         text = (
-            f"endorsements: {parts.graph_value:.3f} of what the best place in the graph has, "
-            f"worth {self.policy.graph_points:g}"
+            f"endorsements: {parts.graph_value:.3f} of what the best place in the graph would "
+            f"have, which adds {self.policy.graph_points:g}"
         )
         return self._reason("graph", text, parts.graph, _endorsers(paths))
 
@@ -183,7 +186,7 @@ class _Told:
             for name, points in zip(FACETS, parts.penalties, strict=True)
             if conduct.factors[name] != 1.0
         ]
-        text = f"bad behaviour leaves {conduct.penalty:.3f} of the score"
+        text = f"what speaks against it leaves {conduct.penalty:.3f} of the score"
         return self._reason("penalty", text, parts.penalty, children=children)
 
     def ignored(self, refused: Iterable[tuple[str, str, str]]) -> Reason | None:
@@ -191,12 +194,15 @@ class _Told:
             self._reason("ignored", _why_not(each), 0.0, each.attestation.id, code=each.code)
             for each in _not_counted(self.parts.credentials)
         ]
+        if receipts := sum(map(_is_receipt, self.parts.credentials.findings)):
+            text = f"{counted(receipts, RECEIPT)} that it showed: as endorsements, in the graph"
+            children.append(self._reason("ignored", text, 0.0, code="type_not_weighted"))
         children += [
             self._reason("ignored", text, 0.0, source, code=code) for source, text, code in refused
         ]
         if not children:
             return None
-        return self._reason("ignored", "evidence that counts zero", 0.0, children=children)
+        return self._reason("ignored", "credentials that count zero", 0.0, children=children)
 
     def _caps(self, *cuts: tuple[float, str]) -> list[Reason]:
         return [self._reason("cap", text, points) for points, text in cuts if points]
@@ -221,12 +227,17 @@ def _endorsers(paths: Iterable[TrustPath]) -> str:
 
 
 def _not_counted(score: CredentialScore) -> list[Finding]:
-    return [each for each in score.findings if not each.points]
+    return [each for each in score.findings if not each.points and not _is_receipt(each)]
+
+
+def _is_receipt(finding: Finding) -> bool:
+    """Whether it is a receipt without a weight: there may be hundreds, and the graph has them."""
+    return finding.attestation.type == RECEIPT and finding.code == "type_not_weighted"
 
 
 def _why_not(finding: Finding) -> str:
     at = finding.attestation
-    return f"{at.type} of {at.issuer}: {REASONS[finding.code]}"
+    return f"{at.type} by {at.issuer}: {REASONS[finding.code]}"
 
 
 def _counts(tally: Tally) -> str:

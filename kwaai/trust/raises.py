@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from kwaai.trust.decay import decay
 from kwaai.trust.policy import DAY_S, TrustPolicy
 from kwaai.trust.tally import FACETS
+from kwaai.trust.words import with_article
 
 if TYPE_CHECKING:
     from kwaai.trust.credential_score import CredentialScore
@@ -61,13 +62,13 @@ def _credentials(
     for (kind, issuer), points in unknown.items():
         yield (
             points,
-            f"its {kind}, if you trust the issuer: list {issuer} under trust_issuers, or make it a "
-            f"root (`kwaainet trust roots add {issuer}`)",
+            f"its {kind}, if you trust the issuer: `kwaainet trust roots add {issuer}`, or list it "
+            "under trust_issuers",
         )
     for kind, weight in policy.weights.items():
         has = by_type.get(kind, 0.0)
-        which = "a newer" if has else "a"
-        yield weight - has, f"{which} {kind} by a trust root or a listed issuer"
+        which = f"a newer {kind}" if has else with_article(kind)
+        yield weight - has, f"{which} by a trust root or a listed issuer"
 
 
 def _behaviour(parts: Parts, policy: TrustPolicy) -> Iterator[tuple[float, str]]:

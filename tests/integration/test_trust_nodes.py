@@ -172,19 +172,29 @@ def test_an_intent_takes_only_the_paths_it_should(four: Four, tmp_path: Path) ->
     assert "FiduciaryPledgeVC" in shown
     _check_headers(four)
 
-    # One credential less, and the next request goes elsewhere.
-    assert four.hops("--min-tier", "verified", "--deny", "birch") == ["amber"]
-    four.authority.run("credential", "revoke", ids["amber"][0])
-    assert four.hops("--min-tier", "verified") == ["birch"]
+    # One credential less, and the next request goes elsewhere; a circuit does too.
+    circuit = four.asker.ask("shard", "circuit", "create", "--min-tier", "verified",
+                             "--route", "peer")  # fmt: skip
+    (pinned,) = [hop["name"] for hop in circuit["hops"] if hop["peer"]]
+    lost, left = (four.amber, four.birch) if pinned == "amber" else (four.birch, four.amber)
+    assert four.hops("--min-tier", "verified", "--deny", left.name) == [lost.name]
+    four.authority.run("credential", "revoke", ids[lost.name][0])
+    assert four.hops("--min-tier", "verified") == [left.name]
+    told = four.asker.ask("shard", "run", "--circuit", circuit["id"], QUESTION)
+    assert [hop["name"] for hop in told["hops"] if hop["peer"]] == [left.name]
+    assert four.asker.ask("shard", "circuit", "show", circuit["id"])["reroutes"] == 1
+    four.asker.run("shard", "circuit", "close", circuit["id"])
+
     told = four.asker.run("shard", "run", "--route", "peer", "--min-tier", "verified", "--deny",
-                          "birch", QUESTION, code=75)  # fmt: skip
+                          left.name, QUESTION, code=75)  # fmt: skip
     assert "minimum tier Verified -> Known" in told
     (state,) = [
         row["state"]
-        for row in four.asker.ask("trust", "show", "amber")["attestations"]
-        if row["id"] == ids["amber"][0]
+        for row in four.asker.ask("trust", "show", lost.name)["attestations"]
+        if row["id"] == ids[lost.name][0]
     ]
     assert state == "credential_revoked"
+    four.certify(lost, tmp_path)
 
 
 def _check_headers(four: Four) -> None:

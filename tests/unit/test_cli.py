@@ -35,6 +35,9 @@ from kwaai.models.library import Library
 from kwaai.models.progress import Progress
 from kwaai.models.slices import cut_embedding, cut_slice
 from kwaai.node.generate import ChatMessage
+from kwaai.store.home import Home
+from kwaai.store.unix_socket import control_socket
+from kwaai.testing.control import FakeNode, serving
 from kwaai.testing.generator import FakeGenerator
 from kwaai.testing.models import tiny_model
 from kwaai.types import LayerRange
@@ -294,9 +297,16 @@ class TestConfig:
         path = kwaainet_home / "config.yaml"
         assert run(capsys, "config", "set", "slices", "4")[1] == f"slices: auto -> 4 (in {path})\n"
         assert "is 4 already" in run(capsys, "config", "set", "slices", "4")[1]
+        with serving(FakeNode(), control_socket(Home(path.parent))):
+            _, _, err = run(capsys, "config", "set", "slices", "5")
+            assert "from its next start on: kwaainet restart" in err
+            assert run(capsys, "config", "set", "slices", "5")[2] == ""
+            _, out, err = run(capsys, "config", "set", "slices", "4", "--json")
+            assert (json.loads(out)["restart_needed"], err) == (True, "")
         monkeypatch.setenv("KWAAINET_SLICES", "2")
         _, out, err = run(capsys, "config", "set", "slices", "3", "--json")
-        assert json.loads(out) == {"after": "3", "before": "4", "key": "slices", "path": str(path)}
+        told = {"after": "3", "before": "4", "key": "slices", "path": str(path)}
+        assert json.loads(out) == {**told, "restart_needed": False}
         assert "KWAAINET_SLICES is set in the environment and wins over the file" in err
 
     def test_set_keeps_paths_that_mean_the_same_everywhere(
@@ -438,7 +448,7 @@ class TestShardRun:
             ("--max-tokens 1000001", "--max-tokens must be 1 to 1000000, not 1000001"),
             ("--temperature warm", "--temperature: must be a number, not 'warm'"),
             ("--temperature 3", "temperature must be a number from 0 to 2"),
-            ("--temperature nan", "temperature must be a number from 0 to 2"),
+            ("--temperature nan", "--temperature: must be a number, not 'nan'"),
             ("--top-p 1.5", "top_p must be a number"),
             ("--top-k -1", "top_k must be"),
             ("--local --slices 4", "--local runs the model in one piece"),

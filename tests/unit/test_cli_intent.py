@@ -55,7 +55,7 @@ class TestExplain:
         code, out, err = run(capsys, "intent", "explain", "--min-tier", "verified")
         assert (code, err) == (0, "")
         lines = out.splitlines()
-        assert lines[0] == "kwaai-demo, route auto, private: asks at least Verified"
+        assert lines[0] == "kwaai-demo, route auto, private; asks: at least Verified"
         assert lines[2].split() == ["[1,7)", "amber", PEERS[0], "Verified", "0.52", "1.2",
                                     "0.40", "ms", "meets", "it"]  # fmt: skip
         assert "it is Known, and Verified is asked for" in lines[3]
@@ -67,8 +67,8 @@ class TestExplain:
         node.intents.view = unmet(node.intents.view)
         code, out, _ = run(capsys, "intent", "explain", "--min-tier", "Trusted")
         assert code == 75
-        assert "no path: nobody is Trusted" in out
-        assert "it would do with min tier Trusted -> Verified: here [0,1) -> amber" in out
+        assert "nobody is Trusted" not in out  # the problem, which names the changes once more
+        assert "\n  min tier Trusted -> Verified: here [0,1) -> amber" in out
 
     def test_as_json(self, node: FakeNode, capsys: Capture) -> None:
         code, out, _ = run(capsys, "intent", "explain", "--max-latency-ms", "80", "--json")
@@ -112,11 +112,18 @@ class TestExplain:
         [
             ("--min-tier gold", "the tiers are Unknown, Known, Verified, Trusted"),
             ("--max-latency-ms x", "must be a number"),
-            ("--max-latency-ms 0", "max_latency_ms"),
+            (
+                "--max-latency-ms 0",
+                "--max-latency-ms: must be more than 0 and at most 3600000, not 0",
+            ),
+            ("--max-latency-ms nan", "must be a number, not 'nan'"),
+            ("--min-tier verifed", "did you mean 'Verified'?"),
+            ("--max-hops-per-owner 0", "--max-hops-per-owner: must be 1 to 255"),
+            ("--deny ambre", "did you mean 'amber'?"),
             ("--credential NonsenseVC", "no type 'NonsenseVC'"),
             ("--deny nobody", "there is no peer 'nobody'"),
             ("--budget most", "NAME=VALUE"),
-            ("--prompt-tokens 0", "prompt_tokens"),
+            ("--prompt-tokens 0", "--prompt-tokens: must be 1 to"),
         ],
     )
     def test_what_cannot_be_read(
@@ -144,7 +151,7 @@ class TestCast:
         ]
         code, out, err = run(capsys, "intent", "cast")
         assert code == 0
-        assert f"1 offers of 2 peers for {DIGEST}" in out
+        assert f"1 offer of 2 peers for the intent {DIGEST}" in out
         assert "price=0" in out
         assert out.splitlines()[-1].startswith("predicted: 12.5 ms a token")
         assert "declined (tier_compute): you are Unknown to this node" in err

@@ -15,7 +15,10 @@ from kwaai.limits import REPUTATION_END_CHARS_MIN
 from kwaai.store.evidence import EvidenceLog
 from kwaai.store.home import Home, ensure_home
 from kwaai.store.identity_file import ensure_identity, load_identity
+from kwaai.store.unix_socket import control_socket
 from kwaai.store.wallet import open_wallet
+from kwaai.testing.control import FakeNode, serving
+from kwaai.testing.trust_control import AMBER as NAMED
 from kwaai.trust.evidence import Observation, Outcome, principal_of_peer
 
 Run = Callable[..., tuple[int, str, str]]
@@ -55,7 +58,7 @@ def seen(home: Home) -> None:
 
 
 def test_nothing_was_seen(run: Run, home: Home) -> None:
-    assert run("list") == (0, "", "this node has not dealt with any peer yet\n")
+    assert run("list") == (0, "this node has not dealt with any peer yet\n", "")
     assert json.loads(run("list", "--json")[1]) == {"peers": [], "left_out": 0}
     assert not any(home.credentials.iterdir())
     code, _, err = run("show", AMBER)
@@ -69,7 +72,8 @@ class TestSeen:
         code, out, err = run("list")
         assert (code, err) == (0, "")
         heading, web, amber, beryl = (line.split() for line in out.splitlines())
-        assert heading[:3] == ["Peer", "Behaviour", "Dealings"]
+        assert heading[:4] == ["Name", "Peer", "Behaviour", "Dealings"]
+        web, amber, beryl = (row[1:] for row in (web, amber, beryl))  # no node says their names
         assert web[0] == "did:web:example.org"
         assert (amber[0], *amber[2:7]) == (AMBER, "30", "29", "1", "0", "0")
         assert (beryl[0], *beryl[2:7]) == (BERYL, "5", "0", "0", "4", "1")
@@ -104,6 +108,24 @@ class TestSeen:
         shown = json.loads(run("show", name, "--json")[1])
         assert len(shown["newest"]) == 20
         assert shown["newest"][0]["outcome"] == "stalled"
+
+    def test_a_running_node_says_names(self, run: Run, home: Home) -> None:
+        """The fake's amber is another than ours."""
+        with open_wallet(home, load_identity(home.identity_key)) as wallet:
+            EvidenceLog(wallet.database).append(
+                [Observation(NAMED, time.time(), Outcome.SERVED, code="by name")]
+            )
+        assert run("show", "amber")[0] == 2  # nobody who knows names
+        with serving(FakeNode(), control_socket(home)):
+            assert "by name" in run("show", "amber")[1]
+            rows = {
+                row["did"]: row["name"] for row in json.loads(run("list", "--json")[1])["peers"]
+            }
+            assert rows[NAMED] == "amber"
+            assert rows[principal_of_peer(AMBER)] == ""
+            assert run("list")[1].splitlines()[1].startswith("amber")
+            assert run("reset", "amber")[1].startswith("forgot 1 dealing with ")
+            assert run("show", AMBER)[0] == 0
 
     def test_nothing_drives_the_terminal(self, run: Run) -> None:
         assert "\x1b" not in run("show", BERYL)[1]

@@ -100,6 +100,7 @@ def test_accepted(text: str, key: str, value: object, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("\n\nmodle: x\n", "config.yaml:3: unknown key 'modle' - did you mean 'model'?"),
+        ("min_tier: x\n", "unknown key 'min_tier' - did you mean tier_serve or tier_early_layers"),
         ("zzzz: x\n", "config.yaml:1: unknown key 'zzzz'; the keys are model, slices,"),
         ("model: a\nmodel: b\n", "config.yaml:2: 'model' is set twice (first on line 1)"),
         ("model:\n", "config.yaml:1: model needs a value"),

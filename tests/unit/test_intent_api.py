@@ -260,3 +260,10 @@ class TestAnswers:
         async with http.post("/v1/chat/completions", json=body) as response:
             assert response.status == 503
             assert (await response.json())["error"]["code"] == "intent_unmet"
+            # OpenAI's clients do as it says; else they wait, and ask the same twice more.
+            assert response.headers["X-Should-Retry"] == "false"
+
+
+def test_a_typo_is_told_what_it_may_have_meant() -> None:
+    with pytest.raises(UserError, match=r"'kwaai\.min_teir'; did you mean 'min_tier'\?"):
+        request_of({"min_teir": "Known"})

@@ -14,14 +14,11 @@ from kwaai.intent.demand import CredentialDemand, Demand
 from kwaai.intent.intent import ModelConstraint
 from kwaai.intent.match import (
     HeldCredential,
-    Mismatch,
     ModelFacts,
     PeerFacts,
     match,
     match_model,
     match_offer,
-    match_path,
-    owner_hops,
     prefers,
 )
 from kwaai.intent.offer import Offer
@@ -128,28 +125,7 @@ class TestModels:
         ]
 
 
-class TestPaths:
-    def test_times(self) -> None:
-        demand = Demand(token_ms_max=80.0, first_token_ms_max=500.0)
-        assert match_path(demand, [FACTS], 80.0, 500.0) == ()
-        assert [m.rule for m in match_path(demand, [FACTS], 80.1, 900.0)] == [
-            "token_ms_max",
-            "first_token_ms_max",
-        ]
-        assert "nobody knows" in match_path(demand, [FACTS])[0].text
-
-    def test_parts_of_one_owner(self) -> None:
-        same = replace(FACTS, peer=STRANGER)
-        loner = PeerFacts(ISSUER)
-        assert owner_hops([]) == ("", 0)
-        assert owner_hops([FACTS, same, loner]) == (OWNER, 2)
-        assert owner_hops([loner, loner]) == (ISSUER, 2)
-        demand = Demand(owner_hops_max=1)
-        assert match_path(demand, [FACTS, loner]) == ()
-        assert match_path(demand, [FACTS, same]) == (
-            Mismatch("owner_hops_max", f"2 parts are of {OWNER}, and 1 are allowed"),
-        )
-
+class TestOffers:
     def test_an_offer_by_its_own_word(self) -> None:
         offer = Offer(
             "sha256:" + "00" * 32, peer_id(SecretKey(bytes(32)).public), HANDLE, LayerRange(0, 2),

@@ -404,10 +404,19 @@ class TestDemands:
             one.joined(Demand(min_tier=Tier.TRUSTED))
 
     def test_words(self) -> None:
-        assert describe(Demand()) == ()
+        assert describe(Demand()) == describe(Demand(min_tier=Tier.UNKNOWN)) == ()
+        assert describe(Demand(credentials=(CredentialDemand("UptimeVC"),))) == ("an UptimeVC",)
         assert demand_json(Demand()) == {}
         said = "; ".join(describe(DEMAND))
-        for part in ("at least Verified", "VerifiedNodeVC", "80 ms", OTHER_DID, "eu", "1 parts"):
+        for part in (
+            "at least Verified",
+            "VerifiedNodeVC",
+            "80 ms",
+            OTHER_DID,
+            "eu",
+            "1 part of",
+            "most=0",
+        ):
             assert part in said
         assert demand_json(DEMAND)["max_latency_ms"] == 80.0
 

@@ -452,7 +452,7 @@ class TestPaths:
         plan = SimpleNamespace(
             intent=intent, handle=HANDLE, hops=(SimpleNamespace(peer=hop.peer, layers=LAYERS),)
         )
-        remote = SimpleNamespace(plan=plan, offers={0: offer} if offer else {})
+        remote = SimpleNamespace(plan=plan, id=b"s" * 16, offers={0: offer} if offer else {})
         return SimpleNamespace(path=SimpleNamespace(remote=remote))
 
     async def test_from_the_intent_to_the_end(self, asker: Place, hop: Place) -> None:
@@ -469,6 +469,12 @@ class TestPaths:
         assert negotiation.stages() == {hop.peer: Stage.FULFILLED}
         assert list(paths._open) == [other]
         paths.on_closed(path, CloseReason.DONE)
+        for session, peer in ((b"x" * 16, hop.peer), (b"s" * 16, asker.peer)):
+            paths.on_receipt(session, peer, b"half")  # of another session, of no hop of this one
+        assert negotiation.stages() == {hop.peer: Stage.FULFILLED}
+        for _ in range(2):
+            paths.on_receipt(b"s" * 16, hop.peer, b"half")
+            assert negotiation.stages() == {hop.peer: Stage.RECEIPTED}
 
     async def test_one_that_breaks(self, asker: Place, hop: Place) -> None:
         paths = PathIntents(asker.negotiator)

@@ -25,7 +25,7 @@ from kwaai.store.receipts import ReceiptBook, ReceiptRow
 from kwaai.store.wallet import open_wallet
 from kwaai.testing.network import MemoryNetwork, MemorySwarm
 from kwaai.testing.shards import HANDLE, FakePart, Node
-from kwaai.trust.evidence import Outcome, principal_of_peer
+from kwaai.trust.evidence import Outcome
 from kwaai.types import LayerRange
 from kwaai.wire.messages import CloseReason, Open
 from kwaai.wire.receipt_messages import (
@@ -655,16 +655,6 @@ async def test_a_node_that_shows_nothing_shows_nothing(world: World) -> None:
     await world.answer(1)
     world.hops[0].receipts._shows = False
     assert await world.home.receipts.fetch(world.hops[0].peer) == ()
-
-
-async def test_agreed_receipts_endorse_the_hop(world: World) -> None:
-    for _ in range(2):
-        await world.answer(2)
-    (one, two) = world.home.receipts.endorsements()
-    assert one.weight == two.weight == pytest.approx(2 / 12)
-    assert {one.of, two.of} == {principal_of_peer(place.peer) for place in world.hops[:2]}
-    assert one.by == two.by == principal_of_peer(world.home.peer)
-    assert world.hops[0].receipts.endorsements() == ()  # who asked is endorsed by nobody
 
 
 # Intents and offers.

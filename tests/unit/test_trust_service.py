@@ -204,10 +204,10 @@ async def test_what_is_seen_counts_and_survives(scene: Scene) -> None:
     after = trust.standing(scene.peer.peer)
     assert after.score < before.score
     assert after.integrity < trust.floors.integrity
-    denial = trust.check("serve", scene.peer.peer)
+    denial = trust.floors.check("serve", scene.peer.peer, after.tier, after.integrity)
     assert denial is not None
     assert denial.rule == "integrity_floor"
-    assert trust.check("compute", scene.peer.peer) is None
+    assert trust.floors.check("compute", scene.peer.peer, after.tier, after.integrity) is None
 
     await scene.truster.stop()
     again = await scene.trust(scene.me)
