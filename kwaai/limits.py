@@ -491,6 +491,11 @@ DID_WEB_KEPT_MAX = 64
 DID_WEB_FETCHES_MAX = 4  # for one credential or presentation
 STATUS_PEERS_ASKED_MAX = 8  # connected peers asked for a list that nobody likelier had
 
+SHARD_BUSY_WAIT_S = 5.0
+"""How long an answer waits in all for hops that are busy, where no other path is left."""
+SHARD_BUSY_PAUSE_S_MAX = 1.0
+"""The longest pause between two tries: a hop may say less."""
+
 # Trust (kwaai.node.trust_service).
 TRUST_ROOTS_MAX = 256
 """DIDs in the settings trust_roots and trust_issuers: as many as a person looks after."""
@@ -575,6 +580,8 @@ SPOT_CHECK_CLEARED = 8  # agreements in a row after a dispute, until it is over
 SPOT_CHECK_CLEARED_WRONG = 24  # after a wrong answer: who lies 3 times in 10 passes 1 in 5,000
 SPOT_CHECK_WATCHED_MAX = 1024  # peers that are remembered for it, some 200 bytes each
 SPOT_CHECK_TIMEOUT_S = 60.0  # one whole check, of all hops of an answer
+SPOT_CHECK_IDLE_LOOK_S = 0.5  # between two looks whether an answer is under way
+SPOT_CHECK_IDLE_LOOKS_MAX = 60  # half a minute: a node that is always busy checks too
 SPOT_CHECKS_WAITING_MAX = 4  # answers that wait to be checked; more are not checked
 SPOT_CHECK_HOLDERS_MAX = 4  # peers that are tried as the second, and as the third
 
@@ -703,3 +710,10 @@ WITNESS_SPEEDS_S = 3600.0  # between two looks at the receipts
 WITNESS_ISSUES_MAX = 16  # of a type in one round: who does not take its own holds up few probes
 WITNESS_OFFERS_MAX = 3  # times that one credential is offered to a peer that is not reached
 WITNESS_OFFERS_AT_ONCE = 4
+
+# Against floods of what peers present.
+TRUST_BINDING_LOOKS_MAX = (
+    256  # status lists of owners that wait to be looked at, which any can name
+)
+TRUST_BINDING_LISTS_MAX = 2  # status lists of one binding that are looked at: one for each purpose
+EVIDENCE_ACCUSED_S = 1200.0  # between two failures that are noted of a peer at its neighbours' word

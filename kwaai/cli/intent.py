@@ -174,7 +174,7 @@ def _who(text: str, client: ControlClient) -> str:
     """Return a PeerId or DID as it is, and the PeerId of the one peer that has this name or end."""
     if text.startswith("did:") or (text.startswith("12D3KooW") and len(text) == 52):
         return text
-    rows = client.peers()
+    rows, text = client.peers(), text.removeprefix("…")
     found = {r["peer"] for r in rows if r["name"] == text} or {
         r["peer"] for r in rows if len(text) >= _PEER_END_CHARS_MIN and r["peer"].endswith(text)
     }
@@ -313,7 +313,7 @@ def _print_offers(view: Json) -> None:
     ]
     if view["asked"]:
         offers, peers = counted(len(rows), "offer"), counted(view["asked"], "peer")
-        print(f"{offers} of {peers} for the intent {view['intent']}")
+        print(f"intent {view['intent']}\n{offers} of {peers}")
     else:
         print("no peer was asked: none may take part")
     if rows:

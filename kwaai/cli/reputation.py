@@ -110,7 +110,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if not rows:
         print("this node has not dealt with any peer yet")
         return 0
-    numbers = ("Behaviour", "Dealings", "Served", "Failed", "Wrong", "Refused")
+    numbers = ("Behaviour", "Seen", "Served", "Failed", "Wrong", "Refused")
     table = [
         (
             one_line(names.get(row.evidence.principal, "")) or "-",
@@ -163,11 +163,8 @@ def _show(arguments: argparse.Namespace) -> int:
             ("Peer ID", one_line(row.name)),
             ("DID", one_line(evidence.principal)),
             ("Behaviour", f"{conduct.value:.2f} (neutral: 0.50)"),
-            (
-                "In its score",
-                f"adds {conduct.points:.3f}, then leaves {conduct.penalty:.3f} of all",
-            ),
-            ("Dealings", f"{evidence.kept} kept of {evidence.seen}"),
+            ("In its score", f"adds {conduct.points:.3f}, leaves {conduct.penalty:.3f} of all"),
+            ("Seen", f"{evidence.kept} kept of {evidence.seen}"),
             ("First and last", f"{_moment(evidence.first_s)}, {_moment(evidence.last_s)}"),
         ]
     )

@@ -102,6 +102,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from kwaai.cli.intent import asks_of_peers
     from kwaai.cli.session import open_home, run_async
 
     if arguments.local and arguments.slices not in (None, "1", "auto"):
@@ -109,6 +110,10 @@ def run(arguments: argparse.Namespace) -> int:
     own = _is_own(arguments)
     if own and arguments.route not in (None, "auto", "alone"):
         raise UsageError(f"--route {arguments.route} needs peers; leave out --local and --slices")
+    if own and asks_of_peers(arguments):
+        raise UsageError(
+            "what is asked of peers needs peers; leave out --local, --slices and --context"
+        )
     if own and arguments.circuit is not None:
         raise UsageError("a circuit has its model loaded; leave out --local, --slices, --context")
     prompt = read_prompt(arguments.prompt)

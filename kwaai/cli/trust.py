@@ -13,6 +13,7 @@ from kwaai.cli.parser import Commands, add_command, add_group, whole_number_in
 from kwaai.cli.trust_values import PEER_HELP, TIERS, client_of, show_moment, show_score, tier_name
 from kwaai.limits import TRUST_INTERACTIONS_MAX
 
+_HANDLE_CHARS = len("sha256:") + 8
 _LIST_MORE = """\
 Score: 0 to 1, by verified credentials, what this node saw, and who vouches for whom. Unsure: 1
 where nothing is known. VCs: credentials that it presented and that hold. Seen: this node's dealings
@@ -133,7 +134,7 @@ def _receipts(arguments: argparse.Namespace) -> int:
             show_moment(row["started_s"]),
             one_line(row["name"]) or row["peer"],
             row["role"],
-            one_line(row["model"]),
+            _model(row["model"]),
             "-" if row["layers"] is None else show_range(row["layers"]),
             f"{row['prompt_tokens']} + {row['completion_tokens']}",
             f"{row['elapsed_s']:.2f} s",
@@ -149,6 +150,13 @@ def _receipts(arguments: argparse.Namespace) -> int:
         if row["detail"]:
             note(one_line(f"{row['nonce']}: {row['detail']}"))
     return 0
+
+
+def _model(text: str) -> str:
+    """Return a model's name; of a handle, which a node has no name for, the beginning."""
+    from kwaai.cli.output import one_line
+
+    return f"{text[:_HANDLE_CHARS]}…" if text.startswith("sha256:") else one_line(text)
 
 
 def _refresh(arguments: argparse.Namespace) -> int:

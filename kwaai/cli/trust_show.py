@@ -79,8 +79,9 @@ def _behaviour_pairs(view: dict[str, Any] | None) -> list[tuple[str, str]]:
         (
             "Behaviour",
             f"{view['value']:.2f} (neutral: {view['prior']:.2f}), confidence "
-            f"{view['confidence']:.2f}" + (f": {parts}" if parts else ""),
+            f"{view['confidence']:.2f}",
         ),
+        *([("Facets", parts)] if parts else []),
     ]
 
 
@@ -149,10 +150,8 @@ def _print_actions(view: dict[str, Any]) -> None:
     lacks = [action["key"] for action in rows if _lacks_tier(action)]
     if lacks:
         who = one_line(row["name"]) or row["peer"] or row["did"]
-        print(
-            f"`kwaainet trust explain {who}` says what would raise its tier; "
-            f"`kwaainet config set {lacks[0]} TIER` changes what is asked."
-        )
+        print(f"\nWhat would raise its tier: kwaainet trust explain {who}")
+        print(f"To ask for another: kwaainet config set {lacks[0]} TIER")
 
 
 def _lacks_tier(action: dict[str, Any]) -> bool:
@@ -192,10 +191,10 @@ def _policy(arguments: argparse.Namespace) -> int:
             ("Owner", view["owner"] or "none"),
             ("Tiers", ", ".join(f"{name} from {show_score(least)}" for name, least in tiers)),
             ("Credentials", f"count half after {show_days(view['half_life_s'])}"),
-            ("Other issuers", f"if Verified, {_most(view, 'derived')} together"),
+            ("Other issuers", f"add {view['derived_issuer_cap']:.2f} at most, if Verified"),
             (
                 "Behaviour",
-                f"{_most(view, 'behaviour')}, or takes; what was seen counts half after "
+                f"{_most(view, 'behaviour')}, or takes; counts half after "
                 f"{show_days(view['behaviour_half_life_s'])}",
             ),
             ("Graph", _most(view, "graph")),
@@ -222,5 +221,4 @@ def _policy(arguments: argparse.Namespace) -> int:
 
 
 def _most(view: dict[str, Any], what: str) -> str:
-    key = "derived_issuer_cap" if what == "derived" else f"{what}_points"
-    return f"adds {view[key]:.2f} at most"
+    return f"adds {view[f'{what}_points']:.2f} at most"

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+RECEIPT_DISPUTED = "receipt_disputed"
+"""The code of a failure that lies between two hops: their receipts say different things."""
+
 
 class Agreements:
     """One node's agreements with others. Belongs to the event loop."""
@@ -132,6 +135,8 @@ class Agreements:
             self,
             share=self._node.config.spot_check_share,
             make_intent=self._intent_of,
+            is_busy=lambda: self._node.generator.under_way > 0,
+            tier_of=self.tier,
         )
         self.spot_checks = self.watch.spot_checks = checker
         try:
@@ -170,9 +175,13 @@ class Agreements:
     def _on_receipt(self, row: ReceiptRow) -> None:
         if row.role == "requester" and row.counterpart is not None:
             self.intents.on_receipt(row.session, PeerId(row.peer), row.counterpart)
-        outcome = EVIDENCE.get(row.state)
-        if outcome is not None and self._trust.observer is not None:
-            self._trust.observer.note(row.peer, outcome, code=f"receipt_{row.state}")
+        outcome, observer = EVIDENCE.get(row.state), self._trust.observer
+        if observer is None:
+            return
+        if row.state == "disputed":  # by a neighbour of it, whom anybody can be
+            observer.accused(row.peer, RECEIPT_DISPUTED)
+        elif outcome is not None:
+            observer.note(row.peer, outcome, code=f"receipt_{row.state}")
 
     def _intent_of(self, plan: RemotePlan) -> bytes:
         return self.negotiator.make(plan.handle, Demand(), "private").data

@@ -24,6 +24,7 @@ from kwaai.node.avoid import AvoidList
 from kwaai.node.claims import Claims
 from kwaai.node.directory import Directory
 from kwaai.node.slice_plan import LocalModel
+from kwaai.node.standings import NoStandings, Standings
 from kwaai.placement.paths import Candidate
 from kwaai.wire.records import NodeRecord, Served
 
@@ -33,15 +34,22 @@ log = get_logger(__name__)
 class Candidates:
     """Finds and meets the candidates of one node's paths."""
 
-    def __init__(self, links: Links, directory: Directory, avoided: AvoidList) -> None:
+    def __init__(
+        self,
+        links: Links,
+        directory: Directory,
+        avoided: AvoidList,
+        standings: Standings | None = None,
+    ) -> None:
         self._links, self._directory, self._avoided = links, directory, avoided
+        self._standings = standings or NoStandings()
         self.claims = Claims()
 
     def find(
         self, model: LocalModel, context_tokens: int, block_s: float
     ) -> list[tuple[Candidate, NodeRecord]]:
-        """Return who may take part. Of too many (records are cheap to invent) those with a link,
-        then those that we have met, then any.
+        """Return who may take part. Of too many (records are cheap to invent) those of the highest
+        tiers, of one tier those with a link, then those that we have met, then any.
         """
         found = [
             (
@@ -67,13 +75,16 @@ class Candidates:
             if _is_usable(served, model, context_tokens)
         ]
         if len(found) > PATH_CANDIDATES_MAX:
-            found.sort(key=lambda entry: self._strangeness(entry[1]))
+            found.sort(key=lambda entry: self.strangeness(entry[1]))
         return found[:PATH_CANDIDATES_MAX]
 
-    def _strangeness(self, record: NodeRecord) -> tuple[bool, bool, float]:
-        """Sort those first that are known to be there; strangers in any order."""
+    def strangeness(self, record: NodeRecord) -> tuple[int, bool, bool, float]:
+        """Sort those first that are trusted, then those that are known to be there; strangers in
+        any order: who has many names and links must not crowd out who has earned a tier.
+        """
+        tier = self._standings.standing(record.peer).tier
         has_link = self._links.link(record.peer) is not None
-        return not has_link, not self._directory.has_met(record.peer), random.random()
+        return -tier, not has_link, not self._directory.has_met(record.peer), random.random()
 
     def measured(self, candidate: Candidate) -> Candidate:
         link = self._links.link(PeerId(candidate.peer))
@@ -90,7 +101,7 @@ class Candidates:
             for _, record in found
             if self._links.link(record.peer) is None and record.peer not in avoid
         }
-        chosen = sorted(unmet.values(), key=self._strangeness)[:SHARD_LINKS_AHEAD_MAX]
+        chosen = sorted(unmet.values(), key=self.strangeness)[:SHARD_LINKS_AHEAD_MAX]
         if chosen:
             await asyncio.gather(*(self._link(record) for record in chosen))
 

@@ -206,9 +206,17 @@ class CredentialExchange:
         """Return requests and offers, both ways: what waits first, the newest first."""
         return await self._desk.rows()
 
-    async def fetch(self, peer: PeerId, kinds: Sequence[str] = ()) -> Shown | None:
+    async def fetch(
+        self,
+        peer: PeerId,
+        kinds: Sequence[str] = (),
+        asks: Callable[[str], bool] = lambda _: True,
+    ) -> Shown | None:
         """Ask a peer what it holds about itself; None where it shows nothing. Raises PeerError,
         CredentialRefused where a signature does not hold; of the rest each has its own finding.
+
+        asks: by which issuers (DIDs) credentials are worth asking others for status lists; those of
+        the rest are judged by the lists that are kept here.
         """
         challenge = secrets.token_urlsafe(24)
         data = await self._peers.ask(peer, Show(challenge, tuple(kinds)))
@@ -223,17 +231,18 @@ class CredentialExchange:
                 challenge=challenge,
                 domain=self._office.did,
                 checks=_SIGNATURES_ONLY,
+                asks=False,
             )
             if presentation.holder not in _names_of(peer):
                 raise PeerMisbehaved(f"{peer} presents what {presentation.holder} holds", peer=peer)
-            found = [await self._judge(credential) for credential in presentation.credentials]
+            found = [await self._judge(one, asks(one.issuer)) for one in presentation.credentials]
         return Shown(presentation.holder, tuple(found))
 
     async def _judge(
-        self, credential: VerifiedCredential
+        self, credential: VerifiedCredential, asks: bool
     ) -> tuple[VerifiedCredential, CredentialRefused | None]:
         try:
-            verify = partial(self._office.verify, policy=NODE_POLICY)
+            verify = partial(self._office.verify, policy=NODE_POLICY, asks=asks)
             return await self._desk.run(verify, credential.original), None
         except CredentialRefused as error:
             return credential, error

@@ -116,6 +116,14 @@ class CredentialOffice:
             long_forms=self._shelf.long_forms,
             look=self.lists.know,
         )
+        # For what strangers present: nobody is asked for the lists that they name.
+        self._unasking = Checker(
+            (self._own_list, self._shelf.kept_list),
+            clock=clock,
+            web=web,
+            long_forms=self._shelf.long_forms,
+            look=self.lists.know,
+        )
         # For peers who ask what is held here: at a stranger's word no other peer is asked.
         self._recall = Checker(
             (self._own_list, self._shelf.kept_list),
@@ -234,12 +242,15 @@ class CredentialOffice:
         *,
         policy: Policy | None = None,
         checks: Collection[str] | None = None,
+        asks: bool = True,
     ) -> VerifiedCredential:
         """Verify a credential now, status lists included, then ask `policy`. `checks`: those that
-        must hold, None for all; the others are told in the steps. Raises CredentialsError; its
+        must hold, None for all; the others are told in the steps. Without `asks` nobody is asked
+        for a status list: what is not kept is unknown. Raises CredentialsError; its
         `.steps` say what was checked.
         """
-        return self.checker.verify(data, policy=policy, checks=checks)
+        checker = self.checker if asks else self._unasking
+        return checker.verify(data, policy=policy, checks=checks)
 
     def verify_presentation(
         self,
@@ -249,11 +260,13 @@ class CredentialOffice:
         domain: str | None = None,
         holder_must_be_subject: bool = True,
         checks: Collection[str] | None = None,
+        asks: bool = True,
     ) -> VerifiedPresentation:
         """Verify a presentation and all it holds. A challenge of `new_challenge` is used up by it;
-        another one is only compared. Raises CredentialsError.
+        another one is only compared. `asks` as in `verify`. Raises CredentialsError.
         """
-        return self.checker.verify_presentation(
+        checker = self.checker if asks else self._unasking
+        return checker.verify_presentation(
             data,
             challenge=challenge,
             domain=domain,

@@ -32,6 +32,7 @@ from kwaai.errors import (
     ResourceError,
 )
 from kwaai.limits import (
+    EVIDENCE_ACCUSED_S,
     EVIDENCE_BATCH_MAX,
     EVIDENCE_CODE_CHARS_MAX,
     EVIDENCE_DISPUTE_S,
@@ -134,8 +135,8 @@ class Observer:
         accuser = error.accuser if isinstance(error, PeerError) else None
         if accuser is not None:
             if self._recent.is_new((*sorted((peer, accuser)), PATH_BROKEN), EVIDENCE_DISPUTE_S):
-                self.note(peer, Outcome.FAILED, code=PATH_BROKEN)
-                self.note(accuser, Outcome.FAILED, code=PATH_BROKEN)
+                self.accused(peer, PATH_BROKEN)
+                self.accused(accuser, PATH_BROKEN)
             return
         if isinstance(error, _OF_A_LINK) and self._is_outage(peer):
             log.info("evidence_not_counted", peer=peer, code=error.code, reason="own_network")
@@ -160,10 +161,25 @@ class Observer:
                 tokens=tokens,
             )
 
+    def accused(self, peer: str, code: str) -> None:
+        """Note that something went wrong between a peer and its neighbour, whosever fault it is.
+
+        Only so often: many names that each accuse it once say no more than a few do.
+        """
+        if self._recent.is_new((peer, code), EVIDENCE_ACCUSED_S):
+            self.note(peer, Outcome.FAILED, code=code)
+
     def spot_check(self, peer: str, outcome: Outcome) -> None:
-        """Note what a spot check found: AGREED, WRONG or DISPUTED. Raises ValueError for others."""
+        """Note what a spot check found: AGREED, WRONG or DISPUTED. Raises ValueError for others.
+
+        A dispute says that one of two is wrong, and not who: of one peer one counts in an hour.
+        """
         if outcome not in (Outcome.AGREED, Outcome.WRONG, Outcome.DISPUTED):
             raise ValueError(f"a spot check does not find that a peer was {outcome}")
+        if outcome is Outcome.DISPUTED and not self._recent.is_new(
+            (peer, outcome), EVIDENCE_DISPUTE_S
+        ):
+            return
         self.note(peer, outcome, code="spot_check")
 
     def note(

@@ -5,6 +5,7 @@ Retries here and nowhere else, and only before the first token. Samples nothing,
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from credentials.keys import PeerId
 from kwaai.errors import KwaaiError, PathMissing, PeerError, PeerRefused
 from kwaai.inference.host import SliceHost
 from kwaai.intent.demand import Demand
-from kwaai.limits import SHARD_PATH_TRIES_MAX
+from kwaai.limits import SHARD_BUSY_PAUSE_S_MAX, SHARD_BUSY_WAIT_S, SHARD_PATH_TRIES_MAX
 from kwaai.log import get_logger
 from kwaai.node.answer_path import AnswerPath, Output
 from kwaai.node.avoid import AvoidList
@@ -149,10 +150,24 @@ class PathOpener:
         self.opened = self.failed = self.retried = 0
 
     async def begin(self, wanted: Wanted) -> OpenPath:
-        """Choose a path, open it and give it the prompt; up to SHARD_PATH_TRIES_MAX paths.
+        """Choose a path, open it and give it the prompt; up to SHARD_PATH_TRIES_MAX paths. Where
+        all that is left is busy, wait for it, SHARD_BUSY_WAIT_S at most.
 
         Raises PathMissing, the last path's PeerError, Busy, and WorkerLost for this node's parts.
         """
+        left_s = SHARD_BUSY_WAIT_S
+        while True:
+            try:
+                return await self._begin_any(wanted)
+            except PeerRefused as error:
+                pause_s = min(error.retry_after_s or 0.0, SHARD_BUSY_PAUSE_S_MAX)
+                if not 0.0 < pause_s <= left_s:
+                    raise
+            left_s -= pause_s
+            await asyncio.sleep(pause_s)
+
+    async def _begin_any(self, wanted: Wanted) -> OpenPath:
+        """As `begin`, without waiting."""
         tried: list[str] = []
         avoid: set[str] = set()
         chosen = await self._choose(wanted, frozenset())

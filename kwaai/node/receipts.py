@@ -67,10 +67,12 @@ OnReceipt: TypeAlias = Callable[[ReceiptRow], None]
 EVIDENCE: Final[Mapping[State, Outcome]] = {
     "contradicted": Outcome.MISBEHAVED,
     "refused": Outcome.MISBEHAVED,
-    "disputed": Outcome.DISPUTED,
+    "disputed": Outcome.FAILED,
 }
-"""What a receipt is evidence of. One that agrees is none: that the peer served was noted when it
-did; nor is a missing one, which a bad network makes too."""
+"""What a receipt is evidence of. A dispute is one hop's word against its neighbour's, which costs
+nothing to give: a failure of both, so often at most (`Observer.accused`). One that agrees is no
+evidence: that the peer served was noted when it did; nor is a missing one, which a bad network
+makes too."""
 
 
 @dataclass(frozen=True, slots=True)

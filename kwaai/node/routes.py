@@ -124,7 +124,7 @@ class Routes:
         self._standings = standings or NoStandings()
         self._pairs: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._apart = AvoidList()
-        self.candidates = Candidates(links, directory, avoided)
+        self.candidates = Candidates(links, directory, avoided, self._standings)
 
     async def choose(
         self,
@@ -212,7 +212,9 @@ class Routes:
         demand, constraints = asked.demand, asked.constraints
         current = bool(constraints.floor or demand.credentials or demand.allow or demand.deny)
         if current or (constraints.early_floor and constraints.early_stop):
-            peers = list(dict.fromkeys(record.peer for _, record in found))
+            records = {record.peer: record for _, record in found}  # so many are asked at most
+            known_first = sorted(records.values(), key=self.candidates.strangeness)
+            peers = [record.peer for record in known_first]
             await self._standings.prepare(peers, current=current)
 
     def _weigh(self, asked: Asked, found: Sequence[_Found]) -> list[_Found]:
@@ -308,8 +310,16 @@ class Routes:
         model, route, privacy = asked.model, asked.route, asked.privacy
         if choice.unmet:
             ways = "; or: ".join(relaxation.text for relaxation in choice.unmet)
+            changed = {change.rule for one in choice.unmet for change in one.changes}
+            trusted = (
+                "; whom you trust you can say: kwaainet trust roots add NAME, or kwaainet trust "
+                "endorse NAME"
+                if changed & {"min_tier", "early_tier"}
+                else ""
+            )
             return IntentUnmet(
-                f"no path for {model.name} meets what is asked; the least that would help: {ways}",
+                f"no path for {model.name} meets what is asked; the least that would help: {ways}"
+                f"{trusted}",
                 retry_after_s=10.0,
             )
         if route == "alone":

@@ -18,9 +18,9 @@ from typing import TypeAlias
 
 from credentials.binding import KIND as BINDING
 from credentials.binding import Binding, owner_of, read_binding
-from credentials.did import did_key
+from credentials.did import did_key, parse_did
 from credentials.errors import CredentialsError
-from credentials.keys import PeerId, parse_peer_id
+from credentials.keys import PeerId, parse_peer_id, peer_id
 from credentials.policy import NODE_POLICY
 from credentials.verified import VerifiedCredential
 from credentials.verify import status_lists_needed
@@ -68,6 +68,7 @@ class TrustCollector:
     ) -> None:
         self._office, self._exchange, self._kept, self._clock = office, exchange, kept, clock
         self._shown: OrderedDict[str, tuple[Shown, ...]] = OrderedDict()
+        self._shown_bytes = 0
         self._asked_s: OrderedDict[str, float] = OrderedDict()
         self._silent: set[str] = set()
         """Of these, those that have not answered."""
@@ -76,7 +77,15 @@ class TrustCollector:
         self._receipts: OrderedDict[str, tuple[Attestation, ...]] = OrderedDict()
         self._lists: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         """URL -> when it may be looked at again, digest of what was seen."""
-        self._looking: dict[str, asyncio.Task[bool]] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._stale: set[str] = set()
+        """Principals whose status lists are others than when they were judged."""
+        self._judging = asyncio.Lock()
+        self.version = 0
+        """Changes with whatever counts: who has computed from this one is current."""
+        self.asks: Callable[[str], bool] = lambda _: True
+        """Whether credentials of an issuer (a principal) may count: whether it is worth asking
+        others for their status lists. Strangers sign what they like, and name whom they like."""
         self._verifying = Threads(
             "trust-verify",
             threads=1,
@@ -89,6 +98,13 @@ class TrustCollector:
             calls_max=limits.TRUST_STATUS_LISTS_MAX,
             what="looks at status lists",
         )
+        # Whose lists do not answer, and who has none that counts, holds up nobody else.
+        self._fetching_bindings = Threads(
+            "trust-owners",
+            threads=limits.TRUST_FETCHES_AT_ONCE,
+            calls_max=limits.TRUST_BINDING_LOOKS_MAX,
+            what="looks at status lists of owners",
+        )
 
     def close(self) -> None:
         """Take no more work."""
@@ -96,6 +112,7 @@ class TrustCollector:
             task.cancel()
         self._verifying.close()
         self._fetching.close()
+        self._fetching_bindings.close()
 
     # What is known.
 
@@ -161,16 +178,20 @@ class TrustCollector:
         while len(self._asked_s) > limits.TRUST_PEERS_ASKED_MAX:
             self._silent.discard(self._asked_s.popitem(last=False)[0])
         self._silent.add(peer)
-        answer = await self._exchange.fetch(peer)
-        self._silent.discard(peer)
         principal = did_key(parse_peer_id(peer))
+        # Receipts first: what is judged must count before a list can be found to have changed.
         has_new_receipts = await self._ask_receipts(peer, principal)
+        answer = await self._exchange.fetch(peer, asks=lambda did: self.asks(canonical(did)))
+        self._silent.discard(peer)
         found = () if answer is None else answer.credentials
         judged = [_shown(*one) for one in found[: limits.TRUST_CREDENTIALS_PER_PEER_MAX]]
         new = tuple(one for one in judged if one is not None)
         if _content(new) == _content(self.shown(principal)):
+            if principal in self._shown:
+                self._shown.move_to_end(principal)
             return has_new_receipts
         self._put(principal, new)
+        self._stale.add(principal)
         await self._verifying.run(self._keep, principal, [one.original for one in new])
         return True
 
@@ -189,6 +210,7 @@ class TrustCollector:
         found = [attestation_of(one) for one in verified]
         new = tuple(one for one in found if one is not None and one.issuer != own)
         is_news = new != self._receipts.pop(principal, ())
+        self.version += is_news
         if new:
             self._receipts[principal] = new
         while len(self._receipts) > limits.TRUST_PEERS_ASKED_MAX:
@@ -203,11 +225,31 @@ class TrustCollector:
         self._kept.forget_presented(principal, now_s)
 
     def _put(self, principal: str, new: tuple[Shown, ...]) -> None:
-        self._shown.pop(principal, None)
+        self._shown_bytes -= _nbytes(self._shown.pop(principal, ()))
+        self.version += 1
         if new:
             self._shown[principal] = new
-        while len(self._shown) > limits.TRUST_PEERS_ASKED_MAX:
-            self._shown.popitem(last=False)
+            self._shown_bytes += _nbytes(new)
+        while (
+            len(self._shown) > limits.TRUST_PEERS_ASKED_MAX
+            or self._shown_bytes > limits.PRESENTED_BYTES_MAX
+        ):
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Forget what a principal presented: of those without a credential that may count, if there
+        are any, the one that was asked longest ago; else of all.
+        """
+        names = iter(self._shown)
+        idle = (n for n in names if not any(self._may_count(one) for one in self._shown[n]))
+        name = next(idle, None) or next(iter(self._shown))
+        self._shown_bytes -= _nbytes(self._shown.pop(name))
+        self._stale.discard(name)
+        if (asked := _peer_of(name)) is not None:
+            self._asked_s.pop(asked, None)
+
+    def _may_count(self, one: Shown) -> bool:
+        return not one.code and self.asks(one.attestation.issuer)
 
     # Whether it still holds.
 
@@ -219,19 +261,48 @@ class TrustCollector:
         after TRUST_STATUS_RETRY_S, and what was kept of its list counts until the list expires.
         """
         chosen = list(dict.fromkeys(principals))
-        urls = {url for p in chosen for one in self.shown(p) for url in one.lists}
+        urls: dict[str, Threads] = {}
+        for principal in chosen:
+            urls = {**self._lists_of(principal), **urls}
         now_s = self._clock()
         due = [url for url in urls if self._lists.get(url, (0.0, b""))[0] <= now_s]
-        tasks = [self._look_at(url, age_s_max) for url in due]
-        if not tasks:
-            return False
-        done, late = await asyncio.wait(tasks, timeout=limits.TRUST_STATUS_WAIT_S)
-        for url, task in zip(due, tasks, strict=True):
-            if task in late:
-                self._next_look(url, limits.TRUST_STATUS_RETRY_S)
-        if not any(not task.cancelled() and task.result() for task in done):
-            return False
-        return await self.recheck(chosen)
+        tasks = [self._look_at(url, age_s_max, urls[url]) for url in due]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=limits.TRUST_STATUS_WAIT_S)
+            for url, task in zip(due, tasks, strict=True):
+                if task in late:  # it goes on, and what it finds counts with the next look
+                    self._next_look(url, limits.TRUST_STATUS_RETRY_S)
+        return await self._recheck_stale(chosen)
+
+    def _lists_of(self, principal: str) -> dict[str, Threads]:
+        """Return the lists of a principal that are worth asking for, and who asks: those of issuers
+        that may count; and of a binding, which anybody can sign, only the newest one's.
+        """
+        shown = self.shown(principal)
+        bindings = [one for one in shown if one.attestation.type == BINDING.name]
+        newest = sorted(bindings, key=lambda one: one.attestation.valid_from_s)[-1:]
+        found = {
+            url: self._fetching_bindings
+            for one in newest
+            for url in one.lists[: limits.TRUST_BINDING_LISTS_MAX]
+        }
+        counting = (one for one in shown if self.asks(one.attestation.issuer))
+        return found | {url: self._fetching for one in counting for url in one.lists}
+
+    async def recheck_stale(self) -> bool:
+        """Verify again what was presented where a status list has changed since; return whether
+        anything is judged otherwise now.
+        """
+        return await self._recheck_stale(tuple(self._stale))
+
+    async def _recheck_stale(self, principals: Iterable[str]) -> bool:
+        changed = False
+        for principal in principals:
+            async with self._judging:  # who is being judged is waited for
+                if principal in self._stale:
+                    self._stale.discard(principal)
+                    changed |= await self.recheck([principal])
+        return changed
 
     async def recheck(self, principals: Collection[str] | None = None) -> bool:
         """Verify again what was presented (None: by anybody); return whether anything changed."""
@@ -243,30 +314,41 @@ class TrustCollector:
             new = await self._verifying.run(self._judge_all, [one.original for one in old])
             if self.shown(principal) is old and new != old:
                 self._shown[principal] = new
+                self._shown_bytes += _nbytes(new) - _nbytes(old)
+                self.version += 1
                 changed = True
         return changed
 
-    def _look_at(self, url: str, age_s_max: float) -> asyncio.Task[bool]:
+    def _look_at(self, url: str, age_s_max: float, threads: Threads) -> asyncio.Task[None]:
         """Return the look at a list that is under way, or begin one."""
         task = self._looking.get(url)
         if task is None:
-            task = asyncio.create_task(self._look_once(url, age_s_max), name="trust-status")
+            task = asyncio.create_task(
+                self._look_once(url, age_s_max, threads), name="trust-status"
+            )
             self._looking[url] = task
             task.add_done_callback(lambda _: self._looking.pop(url, None))
         return task
 
-    async def _look_once(self, url: str, age_s_max: float) -> bool:
-        """Fetch a list; return whether it is another one than at the last look."""
-        before = self._lists.get(url, (0.0, b""))[1]
+    async def _look_once(self, url: str, age_s_max: float, threads: Threads) -> None:
+        """Fetch a list; where it is another one than at the last look, whoever presents something
+        with it is to be judged again, whether anybody still waits for this look or not.
+        """
         try:
-            data = await self._fetching.run(self._office.refresh_status, url, age_s_max)
+            data = await threads.run(self._office.refresh_status, url, age_s_max)
         except (CredentialsError, KwaaiError) as error:
             log.info("trust_status_unknown", url=url[:200], problem=str(error)[:200])
             self._next_look(url, limits.TRUST_STATUS_RETRY_S)
-            return False
+            return
         digest = hashlib.sha256(data).digest()
+        before = self._lists.get(url, (0.0, b""))[1]
         self._next_look(url, age_s_max, digest)
-        return digest != before
+        if digest != before:
+            self._stale.update(
+                name
+                for name, shown in self._shown.items()
+                if any(url in one.lists for one in shown)
+            )
 
     def _next_look(self, url: str, after_s: float, digest: bytes | None = None) -> None:
         kept = self._lists.pop(url, (0.0, b""))[1] if digest is None else digest
@@ -280,16 +362,28 @@ class TrustCollector:
         found = []
         for data in originals:
             try:
-                verified = self._office.verify(data, checks=("issuer",))
+                verified = self._office.verify(data, checks=("issuer",), asks=False)
             except CredentialsError as error:  # its signature held when it was kept
                 log.warning("presented_credential_unreadable", problem=str(error)[:200])
                 continue
             try:
-                self._office.verify(data, policy=NODE_POLICY)
+                self._office.verify(data, policy=NODE_POLICY, asks=False)  # `look` asks
                 found.append(_shown(verified, None))
             except CredentialsError as error:
                 found.append(_shown(verified, refusal(error)))
         return tuple(one for one in found if one is not None)
+
+
+def _nbytes(presented: Iterable[Shown]) -> int:
+    return sum(len(one.original) for one in presented)
+
+
+def _peer_of(principal: str) -> str | None:
+    """Return the PeerId of a principal; None where it is not one Ed25519 key."""
+    try:
+        return peer_id(parse_did(principal))
+    except CredentialsError:
+        return None
 
 
 def _content(presented: Iterable[Shown]) -> set[tuple[bytes, str]]:

@@ -32,6 +32,7 @@ from kwaai.node.services import Ready
 from kwaai.node.trust_collect import FetchReceipts, TrustCollector
 from kwaai.node.trust_policy import trust_floors, trust_policy
 from kwaai.store.evidence import EvidenceLog
+from kwaai.trust.credential_score import has_same_controller
 from kwaai.trust.endorse import endorsements_of
 from kwaai.trust.evidence import Attestation, Evidence, Observation, principal_of_peer
 from kwaai.trust.policy import DAY_S, TrustPolicy
@@ -52,6 +53,8 @@ class _Open:
     tallies: Tallies
     state: TrustState
     computed_s: float
+    computed_version: int = -1
+    """Of what the collector had then."""
     recomputes: int = 0
     recompute_s: float = 0.0
     """All of them together."""
@@ -99,6 +102,7 @@ class TrustService:
         )
         tallies = Tallies(self.policy.behaviour_half_life_s, await observer.load())
         collector = TrustCollector(office, exchange, evidence, self._clock)
+        collector.asks = self._may_count
         nobody = score_all(Evidence(), self.policy, self._clock())
         opened = _Open(collector, observer, evidence, tallies, nobody, self._clock())
         try:
@@ -150,19 +154,30 @@ class TrustService:
             HeldCredential(
                 shown.attestation.type,
                 shown.attestation.issuer,
-                self._counts(shown.attestation.issuer),
+                self._counts(shown.attestation),
             )
             for shown in self._open.collector.shown(standing.peer)
             if not shown.code and _is_now(shown.attestation, self._clock())
         )
         return PeerFacts(standing.peer, standing.tier, standing.owner, held)
 
-    def _counts(self, issuer: str) -> bool:
-        """Whether credentials of an issuer add anything to a score here."""
+    def _counts(self, attestation: Attestation) -> bool:
+        """Whether a credential's issuer has weight here, and is not of the subject's own owner."""
+        state, issuer = self.opened.state, attestation.issuer
         named = self.policy.issuer_trust(issuer)
         if named is None:
-            named = self.opened.state.derived_trust.get(issuer, 0.0)
-        return named > 0
+            named = state.derived_trust.get(issuer, 0.0)
+        owners = state.evidence.owners
+        return named > 0 and not has_same_controller(issuer, attestation.subject, owners)
+
+    def _may_count(self, issuer: str) -> bool:
+        """Whether anything that an issuer signs can have weight here, as far as is known."""
+        if self.policy.issuer_trust(issuer) is not None:
+            return True
+        if self._open is None:
+            return False
+        state = self._open.state
+        return issuer in state.derived_trust or state.graph.mass(issuer) > 0.0
 
     def weight_of(self, peer: str) -> int:
         """Return a peer's share of this node's compute when others wait, relative to Unknown."""
@@ -208,20 +223,22 @@ class TrustService:
             changed = True  # those that have answered count
         if current:
             changed |= await collector.look(map(_principal, peers), limits.TRUST_STATUS_AGE_S)
-        if changed:
-            await self.recompute()
+        if changed or self.opened.computed_version != collector.version:
+            await self.recompute()  # also what another call has found meanwhile
 
     async def refresh(self, peers: Iterable[PeerId]) -> None:
-        """Ask peers anew for what they hold, and compute anew. Raises what the last one raised
-        where none answered.
+        """Ask peers anew for what they hold, look at the status lists of that, and compute anew.
+        Raises what the last one raised where none answered.
         """
         collector, failure, answered = self.opened.collector, None, 0
-        for peer in peers:
+        asked = tuple(peers)
+        for peer in asked:
             try:
                 await collector.ask(peer)
                 answered += 1
             except KwaaiError as error:
                 failure = error
+        await collector.look(map(_principal, asked), limits.TRUST_STATUS_AGE_S)
         await collector.recheck()
         await self.recompute()
         if failure is not None and not answered:
@@ -244,6 +261,7 @@ class TrustService:
         async with self._computing:
             now_s = self._clock()
             collector, tallies = opened.collector, opened.tallies.snapshot()
+            version = collector.version
             attestations, owners = collector.attestations(), collector.owners(now_s)
             refused, policy = collector.refused(), self.policy
 
@@ -259,7 +277,7 @@ class TrustService:
 
             began_s = time.perf_counter()
             opened.state = await asyncio.to_thread(compute)
-            opened.computed_s = now_s
+            opened.computed_s, opened.computed_version = now_s, version
             opened.recomputes += 1
             opened.recompute_s += time.perf_counter() - began_s
 
@@ -302,6 +320,7 @@ class TrustService:
             except TimeoutError:
                 pass
             self._changed.clear()
+            await self.opened.collector.recheck_stale()
             await self.recompute()
 
     async def _ask_peers(self) -> None:
@@ -315,7 +334,9 @@ class TrustService:
                 self._changed.set()
             if now_s - checked_s > limits.TRUST_FETCH_S:  # status lists end, periods begin
                 checked_s = now_s
-                if await self.opened.collector.recheck():
+                collector = self.opened.collector
+                await collector.look(collector.principals(), limits.TRUST_FETCH_S)
+                if await collector.recheck():
                     self._changed.set()
             try:
                 async with asyncio.timeout(limits.TRUST_FETCH_RETRY_S):

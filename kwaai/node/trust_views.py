@@ -17,6 +17,7 @@ from credentials.keys import PeerId
 from kwaai import limits
 from kwaai.config import Config
 from kwaai.errors import UserError
+from kwaai.intent.demand import parse_name
 from kwaai.net.network import Network
 from kwaai.node.control import RequestView
 from kwaai.node.credential_service import CredentialService
@@ -47,7 +48,7 @@ from kwaai.node.trust_rows import (
 )
 from kwaai.node.trust_service import TrustService
 from kwaai.node.view import PEER_END_CHARS_MIN, View
-from kwaai.trust.evidence import Endorsement, Observation, Outcome, canonical, principal_of_peer
+from kwaai.trust.evidence import Endorsement, Observation, Outcome, principal_of_peer
 from kwaai.trust.graph import TrustPath
 from kwaai.trust.score import Standing
 from kwaai.trust.tiers import ACTIONS, Tier, compute_weight
@@ -247,7 +248,7 @@ class TrustViews:
     def _find(self, text: str) -> str:
         """Return the principal that a person means: a DID, a PeerId or its end, or a name."""
         if text.startswith("did:"):
-            return canonical(text)
+            return parse_name(text)
         try:
             return principal_of_peer(text)
         except CredentialsError:
@@ -312,12 +313,13 @@ class TrustViews:
         self, near: Sequence[tuple[Endorsement, float]], did: str, *, is_target: bool
     ) -> tuple[EndorsementRow, ...]:
         """Return the endorsements of a principal, or by it."""
-        rows = []
-        for each, weight in near:
+        newest: dict[tuple[str, str], EndorsementRow] = {}
+        for each, weight in sorted(near, key=lambda one: one[0].at_s):
             mine, other = (each.of, each.by) if is_target else (each.by, each.of)
             if mine == did:
-                name = self._name(other)
-                rows.append(EndorsementRow(other, name, weight, each.at_s, each.source))
+                row = EndorsementRow(other, self._name(other), weight, each.at_s, each.source)
+                newest[other, each.source] = row
+        rows = list(newest.values())
         rows.sort(key=lambda row: (-row.weight, row.other))
         return tuple(rows[: limits.TRUST_DETAIL_ROWS_MAX])
 
@@ -329,7 +331,7 @@ class TrustViews:
             detail = "" if denial is None else denial.message
             if action == "compute" and denial is None:
                 share = compute_weight(standing.tier)
-                detail = f"weighs {share} where others wait; an Unknown peer weighs 1"
+                detail = f"weighs {share} in the queue (Unknown: 1)"
             rows.append(
                 ActionRow(
                     action,

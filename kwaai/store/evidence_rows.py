@@ -30,6 +30,9 @@ _COUNT_MAX: Final = 1 << 53
 _VALUES = "at_s, outcome, latency_s, expected_s, tokens_s, claimed_tokens_s, tokens, code"
 _WENT_WELL = frozenset({Outcome.SERVED, Outcome.AGREED})
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
+_LIGHT_FIRST: Final = "outcome IN ('wrong', 'misbehaved', 'disputed', 'agreed'),"
+"""What says whether a peer answers rightly goes last: else whoever lied would bury it under
+answers, or under refusals, which cost nothing."""
 _SHARE_TRIMMED: Final = 8
 """Of the peer with the most: an eighth goes at a time, at most."""
 
@@ -239,7 +242,7 @@ def _peer(
 def _trim_peer(connection: apsw.Connection, peer: int) -> list[Observation]:
     kept: int = connection.execute("SELECT kept FROM evidence_peers WHERE number = ?", (peer,)).get
     excess = kept - EVIDENCE_PER_PEER_MAX
-    return _delete(connection, "peer = ?", peer, excess) if excess > 0 else []
+    return _delete(connection, "peer = ?", peer, excess, order=_LIGHT_FIRST) if excess > 0 else []
 
 
 def _trim_all(connection: apsw.Connection) -> list[Observation]:
@@ -251,16 +254,20 @@ def _trim_all(connection: apsw.Connection) -> list[Observation]:
         ).fetchone()
         peer, kept = most
         count = min(excess, max(1, kept // _SHARE_TRIMMED))
-        gone += _delete(connection, "peer = ?", peer, count)
+        gone += _delete(connection, "peer = ?", peer, count, order=_LIGHT_FIRST)
     return gone
 
 
-def _delete(connection: apsw.Connection, where: str, value: float, count: int) -> list[Observation]:
-    """Delete the oldest `count` observations for which a condition holds, and return them."""
+def _delete(
+    connection: apsw.Connection, where: str, value: float, count: int, order: str = ""
+) -> list[Observation]:
+    """Delete the oldest `count` observations for which a condition holds, and return them.
+    `order`: what comes before age.
+    """
     found: list[Any] = connection.execute(
         f"SELECT observations.number, principal, {_VALUES} FROM observations"
         f" JOIN evidence_peers ON evidence_peers.number = peer WHERE {where}"
-        " ORDER BY observations.number LIMIT ?",
+        f" ORDER BY {order} observations.number LIMIT ?",
         (value, count),
     ).fetchall()
     numbers = [(row[0],) for row in found]

@@ -42,6 +42,8 @@ class Output:
     owner: str
     """Who answers for the peer. A peer whose owner is not known is its own."""
     rows: Rows
+    tier: int = 0
+    """How far the peer is trusted: nobody is outvoted by those that are all trusted less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ def judge(outputs: Sequence[Output], tolerance: float = SPOT_CHECK_TOLERANCE) ->
     Two that agree are AGREED, two that do not are DISPUTED. With a third: who agrees with exactly
     one of the others is AGREED with it, and the one that is alone is WRONG. Where nobody agrees
     with anybody, all are DISPUTED; where the third is near both and they are not near each other,
-    it is AGREED and they stay DISPUTED. The same for any order of the outputs.
+    it is AGREED and they stay DISPUTED. Where the one that is alone is of a higher tier than both
+    of the others, all are DISPUTED: two names are cheap. The same for any order of the outputs.
 
     tolerance: the largest distance that is no disagreement.
 
@@ -109,7 +112,11 @@ def judge(outputs: Sequence[Output], tolerance: float = SPOT_CHECK_TOLERANCE) ->
         if apart <= tolerance:
             friends[one] += 1
             friends[other] += 1
-    return Verdict(_outcomes(friends), max(apart for _, _, apart in distances))
+    outcomes, tiers = _outcomes(friends), {output.peer: output.tier for output in outputs}
+    believed = max((tiers[p] for p, o in outcomes.items() if o is Outcome.AGREED), default=0)
+    if any(o is Outcome.WRONG and tiers[p] > believed for p, o in outcomes.items()):
+        outcomes = dict.fromkeys(friends, Outcome.DISPUTED)
+    return Verdict(outcomes, max(apart for _, _, apart in distances))
 
 
 def _outcomes(friends: Mapping[str, int]) -> dict[str, Outcome]:

@@ -78,8 +78,8 @@ def test_a_life(home: Home) -> None:
     assert (node["state"], node["peer"], node["api"]) == ("online", report["peer"], report["api"])
     assert {row["name"]: row["state"] for row in node["services"]} == dict.fromkeys(
         (
-            *("network", "links", "directory", "credentials", "serving", "answers"),
-            *("api", "control"),
+            *("network", "links", "directory", "credentials", "trust", "receipts"),
+            *("spot-checks", "witness", "serving", "answers", "api", "control"),
         ),
         "running",
     )

@@ -376,6 +376,17 @@ class TestShardRun:
         assert request.prompt == (ChatMessage("user", "What is the capital of France?"),)
         assert (request.sampling.temperature, request.max_tokens) == (0.0, 200)
 
+    def test_what_is_asked_of_peers_is_not_passed_over_in_silence(
+        self, capsys: Capture, runtime: FakeRuntime
+    ) -> None:
+        code, _, err = run(capsys, "shard", "run", "Hi", "--min-tier", "known")
+        assert code == 0
+        assert "no node runs, so this machine answers alone; nothing is asked of peers" in err
+        code, _, err = run(capsys, "shard", "run", "Hi", "--local", "--max-latency-ms", "80")
+        assert code == 2
+        assert "leave out --local" in err
+        assert len(runtime.opened) == 1
+
     def test_flags_reach_the_runtime_and_the_request(
         self, capsys: Capture, runtime: FakeRuntime
     ) -> None:

@@ -151,7 +151,7 @@ class TestCast:
         ]
         code, out, err = run(capsys, "intent", "cast")
         assert code == 0
-        assert f"1 offer of 2 peers for the intent {DIGEST}" in out
+        assert f"intent {DIGEST}\n1 offer of 2 peers\n" in out
         assert "price=0" in out
         assert out.splitlines()[-1].startswith("predicted: 12.5 ms a token")
         assert "declined (tier_compute): you are Unknown to this node" in err
@@ -169,7 +169,7 @@ class TestCast:
 
 def test_names_are_those_of_known_peers(node: FakeNode, capsys: Capture) -> None:
     node.known = [replace(node.known[0], peer=PEER), replace(node.known[1], name="birch")]
-    for text in ("amber", PEER[-8:], PEER, DID):
+    for text in ("amber", PEER[-8:], f"…{PEER[-8:]}", PEER, DID):
         assert run(capsys, "intent", "explain", "--deny", text)[0] == 0
         assert asked(node).demand.deny == frozenset({DID})
     node.known.append(replace(node.known[0], peer=PEERS[2]))

@@ -72,7 +72,7 @@ class TestSeen:
         code, out, err = run("list")
         assert (code, err) == (0, "")
         heading, web, amber, beryl = (line.split() for line in out.splitlines())
-        assert heading[:4] == ["Name", "Peer", "Behaviour", "Dealings"]
+        assert heading[:4] == ["Name", "Peer", "Behaviour", "Seen"]
         web, amber, beryl = (row[1:] for row in (web, amber, beryl))  # no node says their names
         assert web[0] == "did:web:example.org"
         assert (amber[0], *amber[2:7]) == (AMBER, "30", "29", "1", "0", "0")

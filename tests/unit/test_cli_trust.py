@@ -107,6 +107,10 @@ class TestTables:
         node.trust.receipt_rows.clear()
         assert "no receipts yet" in run(capsys, "trust receipts amber")[1]
 
+    def test_a_handle_without_a_name_is_short(self, node: FakeNode, capsys: Capture) -> None:
+        node.trust.receipt_rows.append(replace(receipt(PEERS[1]), model="sha256:" + "5a" * 32))
+        assert " sha256:5a5a5a5a… " in run(capsys, "trust receipts")[1]
+
     def test_endorse_and_refresh(self, node: FakeNode, capsys: Capture) -> None:
         code, out, _ = run(capsys, "trust endorse amber --statement good --interactions 3")
         assert code == 0

@@ -203,6 +203,14 @@ class TestRoom:
         assert row is not None
         assert (row.seen, row.kept, row.first_s) == (30, 20, 0.0)
 
+    @pytest.mark.parametrize("easy", [Outcome.SERVED, Outcome.REFUSED, Outcome.UNREACHABLE])
+    def test_wrong_answers_are_not_buried_under_easy_ones(
+        self, log: EvidenceLog, easy: Outcome
+    ) -> None:
+        log.append([seen(outcome=Outcome.WRONG)] * 3 + [seen(outcome=easy)] * 100)
+        found = [o.outcome for o in log.load()]
+        assert (found.count(Outcome.WRONG), len(found)) == (3, 20)
+
     def test_in_all_whoever_has_the_most_gives(self, log: EvidenceLog) -> None:
         for number in range(2, 5):
             log.append([seen(principal(number))] * 20)

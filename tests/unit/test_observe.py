@@ -32,6 +32,7 @@ from kwaai.errors import (
     WorkerLost,
 )
 from kwaai.limits import (
+    EVIDENCE_ACCUSED_S,
     EVIDENCE_BATCH_MAX,
     EVIDENCE_DISPUTE_S,
     EVIDENCE_MOMENT_S,
@@ -169,7 +170,10 @@ class TestWhatCounts:
         observer.on_outcome(AMBER, PeerLost("", peer=AMBER, accuser=BERYL))
         assert noted(observer) == broken * 2
         observer.on_outcome(AMBER, PeerLost("", peer=AMBER, accuser=CORAL))
-        assert len(noted(observer)) == 6  # another neighbour: what they share is AMBER
+        assert len(noted(observer)) == 5  # another neighbour: AMBER has had its share of words
+        clock.s += EVIDENCE_ACCUSED_S
+        observer.on_outcome(AMBER, PeerLost("", peer=AMBER, accuser=JADE))
+        assert len(noted(observer)) == 7
 
     def test_slander_costs_the_slanderer_as_much(self, observer: Observer, clock: Clock) -> None:
         for number in range(100):

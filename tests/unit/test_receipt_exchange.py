@@ -355,7 +355,7 @@ async def test_neighbours_that_disagree_are_both_disputed(
     got = [rows[place.peer].state for place in world.hops]
     assert got == ["disputed", "disputed", "agreed"]
     assert world.hops[other].peer in rows[world.hops[victim].peer].detail
-    assert EVIDENCE["disputed"] is Outcome.DISPUTED
+    assert EVIDENCE["disputed"] is Outcome.FAILED
 
 
 async def test_a_liar_does_not_take_its_neighbour_with_it(

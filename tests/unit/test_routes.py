@@ -37,8 +37,10 @@ from kwaai.node.remote import RemotePlan
 from kwaai.node.routes import Routes
 from kwaai.node.slice_plan import LocalModel
 from kwaai.node.stall import find_stalled
+from kwaai.node.standings import NoStandings
 from kwaai.placement.paths import HomePart
 from kwaai.testing.shards import HANDLE, Board, Node
+from kwaai.trust.tiers import Tier
 from kwaai.types import LayerRange
 from kwaai.wire.messages import Failed, Opened, Progress, Refused, RefusedReason
 from kwaai.wire.tensors import Dtype
@@ -372,6 +374,25 @@ async def test_of_too_many_records_those_of_peers_that_are_known_count(met: Met)
     assert time.monotonic() - started_s < 2
     assert [hop.peer for hop in chosen.path.hops] == [friend]
     assert len(met.routes.candidates.find(met.model, 64, 0.001)) == PATH_CANDIDATES_MAX
+
+
+async def test_a_crowd_with_links_does_not_hide_a_peer_that_has_earned_a_tier(met: Met) -> None:
+    end = met.model.block_count - 1
+    friend = met.pin(1, LayerRange(1, end))
+    good = met.board.pinned[friend]
+    for number in range(300):
+        peer = peer_id(PublicKey(number.to_bytes(32, "big")))
+        met.board.pinned[peer] = replace(good, peer=peer)
+    met.board.has_met = lambda peer: peer != friend  # type: ignore[method-assign]
+    standing = NoStandings().standing
+    trust: Any = SimpleNamespace(
+        standing=lambda peer: replace(
+            standing(peer), tier=Tier.VERIFIED if peer == friend else Tier.UNKNOWN
+        )
+    )
+    met.routes.candidates._standings = trust
+    found = met.routes.candidates.find(met.model, 64, 0.001)
+    assert found[0][0].peer == friend
 
 
 async def test_a_hop_cannot_lie_two_peers_together(met: Met) -> None:

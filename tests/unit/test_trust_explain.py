@@ -78,6 +78,29 @@ def test_a_credential_is_told_with_its_weight_age_and_issuer() -> None:
     assert reason.share == 1.0
 
 
+@pytest.mark.parametrize(
+    ("age_s", "told"),
+    [(0.0, "less than a day old"), (1.5 * DAY, " 1 day old"), (2 * DAY, " 2 days old")],
+)
+def test_ages_are_told_in_days(age_s: float, told: str) -> None:
+    (child,) = find(score([attest(age_s=age_s)]).explain(PEER), "credential").children
+    assert told in child.text
+
+
+def test_receipts_are_one_line_however_many() -> None:
+    receipts = [attest("InferenceReceiptVC", age_s=n * DAY) for n in range(1, 4)]
+    (child,) = find(score(receipts).explain(PEER), "ignored").children
+    assert child.text.startswith("3 InferenceReceiptVCs that it showed: as endorsements")
+    assert child.code == "type_not_weighted"
+
+
+def test_advice_is_said_as_one_says_it() -> None:
+    advice = "\n".join(score().explain(PEER).raises)
+    assert "an UptimeVC by" in advice
+    assert "an EventAttendeeVC by" in advice
+    assert "a VerifiedNodeVC by" in advice
+
+
 def test_what_counts_zero_is_told_with_its_reason() -> None:
     attests = [
         attest("UptimeVC", PEER),

@@ -133,6 +133,27 @@ async def test_credentials_of_a_listed_issuer_count_and_stop_counting_when_revok
     assert first.points == second.points == 0
 
 
+async def test_a_refresh_looks_at_status_lists_too(scene: Scene) -> None:
+    pledge, node = await give(scene.authority, scene.peer)
+    assert await scene.truster.tier(scene.peer) is Tier.VERIFIED
+    for issued in (pledge, node):
+        await asyncio.to_thread(scene.authority.office.revoke, issued.id)
+    await scene.truster.trust.refresh([scene.peer.peer])
+    assert scene.truster.trust.standing(scene.peer.peer).tier is Tier.UNKNOWN
+
+
+async def test_this_node_goes_by_its_own_name_too(scene: Scene) -> None:
+    views, own = scene.truster.views(), scene.truster.place.network.peer_id
+    row = (await views.show(own)).row
+    for text in (row.name, own[-6:], f"…{own[-8:]}"):
+        assert (await views.show(text)).row.did == row.did
+    for text in ("", own[-5:], "nobody", "did:foo", "did:web:example.org#key"):
+        with pytest.raises(UserError):
+            await views.show(text)
+    with pytest.raises(UserError, match="cannot endorse itself"):
+        await views.endorse(own, "", 1)
+
+
 async def test_what_nobody_vouches_for_buys_nothing(scene: Scene) -> None:
     """Issued by itself, by a stranger, and by a stranger that it has itself endorsed."""
     sybil = await scene._world.add()
