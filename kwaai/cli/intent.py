@@ -114,7 +114,7 @@ def add_demand_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most parts of one path that may be of one owner",
     )
-    add("--region", metavar="NAME", help="where peers come first among equals")
+    add("--region", metavar="NAME", help="a hint that peers are told; no path is chosen by it yet")
     add(
         "--budget",
         action="append",

@@ -139,6 +139,7 @@ class Agreements:
             tier_of=self.tier,
         )
         self.spot_checks = self.watch.spot_checks = checker
+        self._generator.routes.in_doubt = checker.watch.is_watched
         try:
             await checker.run(ready)
         finally:

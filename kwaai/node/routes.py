@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, TypeAlias
@@ -47,7 +47,7 @@ from kwaai.placement.paths import (
     explain_gaps,
 )
 from kwaai.trust.tiers import Tier
-from kwaai.types import LayerRange
+from kwaai.types import LayerRange, ModelHandle
 from kwaai.wire.messages import Opened
 from kwaai.wire.records import NodeRecord
 
@@ -124,6 +124,9 @@ class Routes:
         self._standings = standings or NoStandings()
         self._pairs: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._apart = AvoidList()
+        self.in_doubt: Callable[[str], bool] = lambda _: False
+        """Whether a peer is to answer only where there is no path without it. Set by whoever checks
+        what peers answer."""
         self.candidates = Candidates(links, directory, avoided, self._standings)
 
     async def choose(
@@ -173,7 +176,10 @@ class Routes:
         await asyncio.gather(self.candidates.meet(found), self._know(asked, found))
         shunned = self._avoided.peers() | avoid
         found = self._weigh(asked, found)
-        choice = self._choice(asked, found, shunned)
+        doubted = frozenset(r.peer for _, r in found if self.in_doubt(r.peer))
+        choice = self._choice(asked, found, shunned | doubted)
+        if choice.best is None and doubted:
+            choice = self._choice(asked, found, shunned)
         if choice.best is None and (back := await self.candidates.come_back(found) - avoid):
             shunned -= back
             found = self._weigh(asked, found)
@@ -222,8 +228,10 @@ class Routes:
         weighed = []
         for candidate, record in found:
             standing = self._standings.standing(record.peer)
+            promised_s = _promised_s(record, asked.model.handle, candidate.layers)
             candidate = replace(
                 self.candidates.measured(candidate),
+                decode_s=max(candidate.decode_s, standing.pace * promised_s),
                 tier=standing.tier,
                 trust=standing.score,
                 owner=standing.owner or "",
@@ -372,6 +380,12 @@ def _is_better(one: Choice, other: Choice) -> bool:
     if one.best is None or other.best is None:
         return one.best is not None
     return one.best.token_s < other.best.token_s
+
+
+def _promised_s(record: NodeRecord, handle: ModelHandle, layers: LayerRange) -> float:
+    """Return the seconds that a peer announces for one token through a range; 0: it does not."""
+    served = (s for s in record.served if (s.handle, s.layers) == (handle, layers))
+    return next((one.decode_us for one in served), 0) / 1e6
 
 
 def _seconds(milliseconds: float | None) -> float | None:

@@ -29,6 +29,7 @@ from kwaai.trust.decay import decay
 from kwaai.trust.evidence import Attestation, Endorsement, Evidence
 from kwaai.trust.explain import Explanation, explain_standing
 from kwaai.trust.graph import Edge, GraphTrust, TrustGraph
+from kwaai.trust.pace import pace
 from kwaai.trust.policy import TrustPolicy
 from kwaai.trust.tiers import Tier
 
@@ -54,6 +55,8 @@ class Standing:
     wrong answers bar a peer even where nobody asked for a tier."""
     failure: float = 0.05
     """The probability that it fails an answer, as far as this node can tell."""
+    pace: float = 1.0
+    """How many times as long as promised it takes for a token, 1 or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,7 @@ class TrustState:
             self.evidence.owners.get(name),
             conduct.integrity,
             conduct.failure,
+            pace(conduct),
         )
 
 

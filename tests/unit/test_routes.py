@@ -40,6 +40,7 @@ from kwaai.node.stall import find_stalled
 from kwaai.node.standings import NoStandings
 from kwaai.placement.paths import HomePart
 from kwaai.testing.shards import HANDLE, Board, Node
+from kwaai.trust.score import Standing
 from kwaai.trust.tiers import Tier
 from kwaai.types import LayerRange
 from kwaai.wire.messages import Failed, Opened, Progress, Refused, RefusedReason
@@ -431,3 +432,28 @@ async def test_long_contexts_go_together(met: Met, monkeypatch: pytest.MonkeyPat
         else:
             with pytest.raises(PathMissing):
                 await met.routes.choose(met.model, "peer", "private", 64)
+
+
+async def test_who_is_in_doubt_answers_where_nobody_else_does(met: Met) -> None:
+    layers = LayerRange(1, met.model.block_count - 1)
+    good, bad = met.pin(1, layers, decode_us=9_000), met.pin(2, layers, decode_us=100)
+    chosen = await met.routes.choose(met.model, "peer", "private", 64)
+    assert [hop.peer for hop in chosen.path.hops] == [bad]
+    met.routes.in_doubt = lambda peer: peer == bad
+    chosen = await met.routes.choose(met.model, "peer", "private", 64)
+    assert [hop.peer for hop in chosen.path.hops] == [good]
+    met.routes.in_doubt = lambda _: True
+    assert (await met.routes.choose(met.model, "peer", "private", 64)).path.hops
+
+
+async def test_who_kept_no_promise_is_counted_as_slow_as_it_was(met: Met) -> None:
+    layers = LayerRange(1, met.model.block_count - 1)
+    honest, boaster = met.pin(1, layers, decode_us=9_000), met.pin(2, layers, decode_us=4_000)
+
+    class Paced(NoStandings):
+        def standing(self, peer: str) -> Standing:
+            return replace(super().standing(peer), pace=5.0 if peer == boaster else 1.0)
+
+    met.routes._standings = Paced()
+    chosen = await met.routes.choose(met.model, "peer", "private", 64)
+    assert [hop.peer for hop in chosen.path.hops] == [honest]
