@@ -399,6 +399,8 @@ SHARD_SAYINGS_MAX = 32  # of our messages that wait for one peer to read; it get
 SHARD_SHARE_S = 60.0  # a requester turned away is waited for this long; what others hold beyond
 # their half is ended when it is as old
 SHARD_WAITING_MAX = 64  # requesters turned away from one slice that are remembered
+SHARD_BUSY_WAIT_S = 5.0  # of one answer in all, for busy hops, where no other path is left
+SHARD_BUSY_PAUSE_S_MAX = 1.0  # between two tries: a hop may say less, and its turn is SHARD_TURN_S
 SHARD_TURN_S = 3.0  # that a turn is kept for whoever was turned away: it was told to ask in 1 s
 LINKS_PER_ADDRESS_MAX = 64  # links that were dialled from one IP address, or one /64 of IPv6
 LINK_HELLO_BUFFER_BYTES = 2 * KIB  # of a connection that has not proven who it is
@@ -491,24 +493,20 @@ DID_WEB_KEPT_MAX = 64
 DID_WEB_FETCHES_MAX = 4  # for one credential or presentation
 STATUS_PEERS_ASKED_MAX = 8  # connected peers asked for a list that nobody likelier had
 
-SHARD_BUSY_WAIT_S = 5.0
-"""How long an answer waits in all for hops that are busy, where no other path is left."""
-SHARD_BUSY_PAUSE_S_MAX = 1.0
-"""The longest pause between two tries: a hop may say less."""
-
 # Trust (kwaai.node.trust_service).
 TRUST_ROOTS_MAX = 256
 """DIDs in the settings trust_roots and trust_issuers: as many as a person looks after."""
 TRUST_FETCH_S = 600.0
-"""Seconds until a peer is asked again what it holds about itself."""
+"""Seconds until a peer is asked again what it holds: what is revoked, status lists tell sooner."""
 TRUST_FETCH_CURRENT_S = 15.0
 """The same for the candidates of a path for which a tier is asked: a new credential counts soon."""
 TRUST_FETCH_RETRY_S = 60.0
-"""Seconds until a peer that did not answer is asked again."""
+"""Seconds until a peer that did not answer is asked again: it may be starting anew."""
 TRUST_FETCHES_AT_ONCE = 4
 """Peers that are asked at the same time: verification takes a core of this machine."""
 TRUST_PEERS_ASKED_MAX = 2_000
-"""Peers whose credentials are looked after; those that were asked longest ago go first."""
+"""Peers whose credentials are looked after, as many as a list shows; those that were asked longest
+ago go first."""
 TRUST_CREDENTIALS_PER_PEER_MAX = 64
 """Credentials of one peer that are looked at; one of each type and issuer counts."""
 TRUST_STATUS_AGE_S = 0.25
@@ -517,25 +515,36 @@ the next request. Whoever asks more often shares one look."""
 TRUST_STATUS_WAIT_S = 1.0
 """How long a request waits for status lists; one that does not come counts as it was kept."""
 TRUST_STATUS_RETRY_S = 30.0
-"""Seconds until the publisher of a status list that did not answer is waited for again."""
+"""Seconds until the publisher of a status list that did not answer is waited for again: one that is
+gone does not hold up every request."""
 TRUST_STATUS_LISTS_MAX = 10_000
-"""Status lists whose age is remembered."""
+"""Status lists whose age is remembered: 2 MB with their URLs."""
 TRUST_RECOMPUTE_S = 60.0
-"""Seconds after which scores are computed anew though nothing came: evidence ages."""
+"""Seconds after which scores are computed anew though nothing came: what was seen of peers, which
+ages fastest, has lost 2e-5 of its weight then."""
 TRUST_SETTLE_S = 0.2
-"""Seconds that a change waits for others before scores are computed anew."""
+"""Seconds that a change waits for others before scores are computed anew: they come in crowds."""
+TRUST_PREPARE_MAX = 64
+"""Peers that are asked what they hold for the sake of one decision: candidates of one path."""
+TRUST_PREPARE_WAIT_S = 2.0
+"""How long one decision waits for what its candidates hold; who is later counts in the next."""
+TRUST_ASK_TIMEOUT_S = 5.0
+"""How long one peer is waited for that is asked what it holds: a dial, a question, its proof."""
+TRUST_BINDING_LOOKS_MAX = 256
+"""Status lists of owners that wait to be looked at: whoever presents a binding can name some."""
+TRUST_BINDING_LISTS_MAX = 2
+"""Status lists of one binding that are looked at: one for each purpose."""
 
 # What the node tells its owner about trust: one answer stays far below CONTROL_LINE_BYTES_MAX.
 TRUST_ROWS_MAX = 2000  # principals in one list, 0.6 kB each
 TRUST_DETAIL_ROWS_MAX = 200  # credentials, or endorsements one way, of one principal
-TRUST_REASONS_MAX = 500  # lines of one explanation
 TRUST_REASON_DEPTH_MAX = 16  # of its tree, when it is drawn
 TRUST_GRAPH_NODES_MAX = 500  # in one drawing; more cannot be read
 TRUST_GRAPH_EDGES_MAX = 4000  # the same, and of one answer
 TRUST_GRAPH_DEPTH_MAX = 8  # edges from a root
-TRUST_GRAPH_DEPTH_DEFAULT = 3
-TRUST_RECEIPT_ROWS_MAX = 500
-TRUST_DID_CHARS_MAX = 1024
+TRUST_GRAPH_DEPTH_DEFAULT = 3  # of these: further away little of the trust is left
+TRUST_RECEIPT_ROWS_MAX = 500  # of one peer: as many as are kept
+TRUST_DID_CHARS_MAX = 1024  # of a peer, by any of its names, in a request
 TRUST_INTERACTIONS_MAX = 1_000_000_000  # of an endorsement: the schema's bound
 TRUST_STATEMENT_CHARS_MAX = 500  # of an endorsement: the schema's bound
 TRUST_NAME_CHARS_MAX = 24  # of a peer's own name in a drawing
@@ -545,11 +554,11 @@ INTENT_BYTES_MAX = 4 * KIB  # a signed intent, or offer: each rides in an OPEN o
 DEMAND_NAMES_MAX = 32  # of an allow list, a deny list, or the issuers of one credential
 DEMAND_NAME_CHARS_MAX = 512  # of one of them: a did:key has 56, a did:web what its host and path do
 DEMAND_CREDENTIALS_MAX = 8  # types that one demand names
-DEMAND_REGION_CHARS_MAX = 64
-DEMAND_BUDGET_PAIRS_MAX = 8
+DEMAND_REGION_CHARS_MAX = 64  # a word or two that people agree upon
+DEMAND_BUDGET_PAIRS_MAX = 8  # of which the longest fill half an intent
 DEMAND_BUDGET_CHARS_MAX = 128  # of one key or value of a budget, or of an offer's terms
 DEMAND_MS_MAX = 3_600_000.0  # of a latency that is asked for: an hour
-DEMAND_OWNER_HOPS_MAX = 255
+DEMAND_OWNER_HOPS_MAX = 255  # hops of one owner: a byte on the wire, and more than a path has
 INTENT_LIFE_S = 300.0  # of ours, until the last hop has it: clocks differ by minutes
 INTENT_LIFETIME_S_MAX = 600.0  # of anybody's: nonces are remembered that long
 INTENT_FUTURE_S_MAX = 30.0  # clocks differ
@@ -559,6 +568,7 @@ INTENT_NONCES_PER_REQUESTER_MAX = 4096  # unexpired: seven answers a second for 
 INTENT_NONCES_MAX = 65_536  # of all; those of whoever asked longest ago are forgotten first
 OFFERS_PER_ANSWER_MAX = 8  # ranges that one peer offers for one intent
 OFFER_CREDENTIALS_MAX = 8  # that an offer refers to
+OWN_CREDENTIALS_LOOK_S = 60.0  # between two looks at what offers refer to: it changes by the day
 OFFER_LIFE_S = 300.0  # of ours; it reserves nothing
 INTENT_ASKS_PER_S = 1.0  # intents that one peer casts to us, on average
 INTENT_ASKS_BURST = 16.0  # and at once
@@ -588,7 +598,7 @@ SPOT_CHECK_HOLDERS_MAX = 4  # peers that are tried as the second, and as the thi
 # Evidence: what this node saw of peers, and what they presented.
 EVIDENCE_PER_PEER_MAX = 2_000  # observations: weeks of a busy peer; older ones hardly count
 EVIDENCE_OBSERVATIONS_MAX = 200_000  # in all: some 30 MB, read in a second
-EVIDENCE_PEERS_MAX = 10_000
+EVIDENCE_PEERS_MAX = 10_000  # with any: whom this node dealt with longest ago goes first
 EVIDENCE_KNOWN_MIN = 16  # dealings that went well, until a peer is no stranger
 EVIDENCE_KNOWN_S = 30 * 24 * 3600.0  # since the last one, that no stranger takes its place
 EVIDENCE_BATCH_MAX = 1_000  # observations in one transaction, and read at a time
@@ -600,13 +610,14 @@ EVIDENCE_PRUNE_S = 3600.0  # between two looks for observations that are too old
 EVIDENCE_CODE_CHARS_MAX = 64  # of an error's stable code
 EVIDENCE_MOMENT_S = 1.0  # failures of one kind and peer within it are one: a link had many sessions
 EVIDENCE_DISPUTE_S = 3600.0  # between two disputes of the same two peers that are noted
+EVIDENCE_ACCUSED_S = 1200.0  # between two failures that are noted of a peer at its neighbours' word
 EVIDENCE_REMEMBERED_MAX = 4_096  # moments and disputes in memory
 EVIDENCE_OUTAGE_PEERS = 3  # peers lost in a row, none answering between: it is this node's network
 EVIDENCE_OUTAGE_S = 30.0  # within so long
 REPUTATION_END_CHARS_MIN = 6  # of a peer id, by its end, on the command line
 PRESENTED_PER_PEER_MAX = 64  # credentials of one peer that are kept
-PRESENTED_BYTES_PER_PEER_MAX = 512 * KIB
-PRESENTED_PEERS_MAX = 2_048
+PRESENTED_BYTES_PER_PEER_MAX = 512 * KIB  # 64 of 8 kB; ours have two
+PRESENTED_PEERS_MAX = 2_048  # as many as are looked after (TRUST_PEERS_ASKED_MAX), and some more
 PRESENTED_BYTES_MAX = 32 * MIB  # of all peers: five of 3 kB each
 
 # Fair queueing by tier.
@@ -628,7 +639,7 @@ RECEIPT_LIFE_S = 365 * 24 * 3600.0  # of a half; ours are valid and kept for so 
 RECEIPT_ASKS_PER_S = 5.0  # halves that one peer sends, on average: one an answer
 RECEIPT_ASKS_BURST = 64.0  # and at once
 RECEIPT_TIMEOUT_S = 10.0  # one exchange: a dial, a signature, RECEIPT_WAIT_S
-RECEIPT_TRIES_MAX = 2
+RECEIPT_TRIES_MAX = 2  # exchanges of one half: a link may be lost; then the receipt is missing
 RECEIPT_AGAIN_S = 5.0  # between them
 RECEIPT_QUEUE_MAX = 256  # answers whose receipts wait to be exchanged; of more there are none
 RECEIPT_ANSWERS_AT_ONCE = 32  # that are exchanged at the same time: a dead hop holds one for 25 s
@@ -638,12 +649,6 @@ RECEIPT_CALLS_MAX = 128  # halves of peers that wait to be looked at; more are t
 RECEIPT_ROWS_MAX = 10_000  # kept, as a requester and as a hop each: 4 kB a row
 RECEIPT_ROWS_PER_PEER_MAX = 500  # the same, with one peer
 RECEIPT_RECENT_MAX = 16  # halves that a peer is shown: the last of each of as many others
-TRUST_PREPARE_MAX = 64
-"""Peers that are asked what they hold for the sake of one decision: candidates of one path."""
-TRUST_PREPARE_WAIT_S = 2.0
-"""How long one decision waits for what its candidates hold; who is later counts in the next."""
-TRUST_ASK_TIMEOUT_S = 5.0
-"""How long one peer is waited for that is asked what it holds."""
 
 # Choosing a path under constraints.
 PATH_POPS_MAX = 256  # steps of a search before what was in its way is put into the bounds
@@ -666,15 +671,13 @@ TRUST_PATH_LOOKS = 20_000  # steps of the search for the paths that one explanat
 TRUST_PATH_WIDTH = 256  # endorsers of one principal that it follows, the weightiest
 TRUST_PATHS_WAITING = 100_000  # unfinished paths that it keeps
 TRUST_FILE_BYTES_MAX = 64 * MIB  # a file of ratings for `kwaainet bench trust`
-TRUST_FILE_ROWS_MAX = 1_000_000
+TRUST_FILE_ROWS_MAX = 1_000_000  # of it: no more than the graph holds
 TRUST_FILE_NAME_CHARS_MAX = 128  # of one rater or rated one
-OWN_CREDENTIALS_LOOK_S = 60.0
-"""Seconds between two looks at what offers may refer to: this node's own credentials."""
 
 # Circuits: paths that are kept open for reuse.
 CIRCUITS_MAX = 8  # of one node; and one session of each part here is left for other answers
-CIRCUIT_NAME_CHARS_MAX = 64
-CIRCUIT_TTL_S_DEFAULT = 1800.0
+CIRCUIT_NAME_CHARS_MAX = 64  # a column of a list
+CIRCUIT_TTL_S_DEFAULT = 1800.0  # half an hour: a conversation
 CIRCUIT_TTL_S_MAX = 86_400.0  # a day: hops give their memory to whoever asks, not for ever
 CIRCUIT_LOOK_S = 2.0  # between two looks at whether a path has ended, which ask nobody
 CIRCUIT_CHECK_S = 45.0  # between two round trips; hops end what is idle for SHARD_SESSION_IDLE_S
@@ -695,7 +698,7 @@ WITNESS_WINDOW_S_MAX = 36 * 3600.0  # of longer ones this node slept through a p
 WITNESS_AGAIN_S = 7 * 24 * 3600.0  # until a peer gets the same type again: only the newest counts
 WITNESS_ROUND_S = 900.0  # between two rounds, on average: from half of it to one and a half
 WITNESS_PROBE_TIMEOUT_S = 10.0  # one probe, a dial included
-WITNESS_PROBES_AT_ONCE = 4
+WITNESS_PROBES_AT_ONCE = 4  # all 64 in 160 s, should none answer
 WITNESS_PROBES_MIN = 64  # that count, in a window that is vouched for: two thirds of a day's 96
 WITNESS_PROBES_MAX = 256  # of one peer in one window, whatever the clock does
 WITNESS_UNKNOWN_SHARE_MAX = 0.1  # of probes that failed when this node's own network may have
@@ -709,11 +712,4 @@ WITNESS_SAMPLE_S_MAX = 600.0  # of an answer; a circuit's session is longer, and
 WITNESS_SPEEDS_S = 3600.0  # between two looks at the receipts
 WITNESS_ISSUES_MAX = 16  # of a type in one round: who does not take its own holds up few probes
 WITNESS_OFFERS_MAX = 3  # times that one credential is offered to a peer that is not reached
-WITNESS_OFFERS_AT_ONCE = 4
-
-# Against floods of what peers present.
-TRUST_BINDING_LOOKS_MAX = (
-    256  # status lists of owners that wait to be looked at, which any can name
-)
-TRUST_BINDING_LISTS_MAX = 2  # status lists of one binding that are looked at: one for each purpose
-EVIDENCE_ACCUSED_S = 1200.0  # between two failures that are noted of a peer at its neighbours' word
+WITNESS_OFFERS_AT_ONCE = 4  # each waits for a dial

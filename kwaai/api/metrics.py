@@ -82,7 +82,7 @@ LABELLED_STATS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         "counter",
         "What peers were not let do for their tier",
         "action",
-        ("serve", "early_layers", "prefix", "host", "compute"),
+        ("compute",),
     ),
 }
 """Families with one label: kind, help, the label's name and values. In `stats()` each value has an

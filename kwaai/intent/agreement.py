@@ -13,7 +13,7 @@ from typing import Final
 from credentials.keys import PeerId
 from kwaai.intent.intent import Intent, intent_digest, verify_intent
 from kwaai.intent.offer import Offer, verify_offer
-from kwaai.intent.sealed import IntentInvalid
+from kwaai.intent.signed import IntentInvalid
 
 
 class Stage(StrEnum):

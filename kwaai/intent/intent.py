@@ -15,16 +15,13 @@ from credentials.keys import PeerId, SecretKey, peer_id
 from kwaai import limits
 from kwaai.errors import PeerError
 from kwaai.intent.demand import CredentialDemand, Demand
-from kwaai.intent.sealed import (
-    begin,
+from kwaai.intent.signed import (
     check_order,
     check_signature,
     check_times,
-    parse_sealed,
+    parse_signed,
     read_names,
     read_pairs,
-    seal,
-    to_ms,
     write_names,
     write_pairs,
 )
@@ -32,6 +29,7 @@ from kwaai.placement.paths import Privacy
 from kwaai.trust.tiers import Tier
 from kwaai.types import ModelHandle
 from kwaai.wire.codec import Reader, WireError, Writer
+from kwaai.wire.signed import begin_signed, end_signed
 
 INTENT_VERSION: Final = 1
 SIGNATURE_DOMAIN: Final = b"kwaainet intent 1\x00"
@@ -41,7 +39,6 @@ NONCE_BYTES: Final = 16
 Kind: TypeAlias = Literal["inference", "embedding", "storage"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 _PRIVACIES: Final[tuple[Privacy, ...]] = get_args(Privacy)
-_HANDLE_PREFIX = "sha256:"
 _BY_HANDLE, _BY_CONSTRAINT = 1, 2
 _US_MAX = round(limits.DEMAND_MS_MAX * 1000)
 
@@ -82,7 +79,8 @@ def sign_intent(intent: Intent, secret: SecretKey) -> bytes:
     if peer_id(secret.public) != intent.requester:
         raise ValueError(f"an intent of {intent.requester} needs that peer's own key")
     try:
-        data = seal(_encode(intent, begin(INTENT_VERSION, secret)), SIGNATURE_DOMAIN, secret)
+        writer = _encode(intent, begin_signed(INTENT_VERSION, secret))
+        data = end_signed(writer, SIGNATURE_DOMAIN, secret)
         parse_intent(data)
     except (OverflowError, PeerError) as error:
         raise ValueError(f"an intent cannot be sent: {error}") from error
@@ -102,26 +100,26 @@ def verify_intent(data: bytes, now_s: float) -> Intent:
 
 def parse_intent(data: bytes) -> Intent:
     """Return what `data` claims. Bounds are checked, nothing else is. Raises IntentInvalid."""
-    return parse_sealed(data, "an intent", INTENT_VERSION, _parse)
+    return parse_signed(data, "an intent", INTENT_VERSION, _parse)
 
 
 def intent_digest(data: bytes) -> str:
     """Return what offers and receipts call a signed intent by: `sha256:` and 64 hex digits, over
     all of its bytes.
     """
-    return _HANDLE_PREFIX + hashlib.sha256(data).hexdigest()
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _encode(intent: Intent, writer: Writer) -> Writer:
     writer.fixed(intent.nonce, NONCE_BYTES)
-    writer.uint(to_ms(intent.issued_s), 8).uint(to_ms(intent.expires_s), 8)
+    writer.time(intent.issued_s).time(intent.expires_s)
     writer.uint(KINDS.index(intent.kind), 1).uint(_PRIVACIES.index(intent.privacy), 1)
     model = intent.model
     if isinstance(model, ModelConstraint):
         writer.uint(_BY_CONSTRAINT, 1).text(model.family)
         writer.uint(model.params_min, 8).uint(model.params_max, 8).text(model.quantisation)
     else:
-        writer.uint(_BY_HANDLE, 1).fixed(bytes.fromhex(model.removeprefix(_HANDLE_PREFIX)), 32)
+        writer.uint(_BY_HANDLE, 1).sha256(model)
     _encode_demand(intent.demand, writer)
     return writer.blob(intent.extra)
 
@@ -148,7 +146,7 @@ def _to_us(latency_ms: float | None) -> int:
 
 def _parse(requester: PeerId, reader: Reader) -> Intent:
     nonce = reader.fixed(NONCE_BYTES)
-    issued_s, expires_s = reader.uint(8) / 1000, reader.uint(8) / 1000
+    issued_s, expires_s = reader.time(), reader.time()
     kind = KINDS[reader.uint(1, most=len(KINDS) - 1)]
     privacy = _PRIVACIES[reader.uint(1, most=len(_PRIVACIES) - 1)]
     model = _parse_model(reader)
@@ -159,7 +157,7 @@ def _parse(requester: PeerId, reader: Reader) -> Intent:
 
 def _parse_model(reader: Reader) -> ModelHandle | ModelConstraint:
     if reader.uint(1, least=_BY_HANDLE, most=_BY_CONSTRAINT) == _BY_HANDLE:
-        return ModelHandle(_HANDLE_PREFIX + reader.fixed(32).hex())
+        return ModelHandle(reader.sha256())
     most = limits.INTENT_NAME_CHARS_MAX
     family = reader.text(most=most)
     params_min, params_max = reader.uint(8), reader.uint(8)

@@ -44,8 +44,6 @@ class PeerFacts:
     owner: str | None = None
     """The principal of its owner, where that is proven."""
     credentials: tuple[HeldCredential, ...] = ()
-    region: str = ""
-    """Its own word."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -117,11 +115,6 @@ def _lacks(wanted: CredentialDemand, facts: PeerFacts) -> str:
     if wanted.issuers:
         return f"its {wanted.type} is not by {' or '.join(wanted.issuers)}"
     return f"its {wanted.type} is by an issuer that does not count here"
-
-
-def prefers(demand: Demand, facts: PeerFacts) -> bool:
-    """Whether a peer is where the demand would rather have it: among equals it comes first."""
-    return bool(demand.region) and demand.region.casefold() == facts.region.casefold()
 
 
 def match_model(wanted: ModelHandle | ModelConstraint, model: ModelFacts) -> tuple[Mismatch, ...]:

@@ -13,27 +13,23 @@ from typing import Final
 from credentials.keys import PeerId, SecretKey, peer_id
 from kwaai import limits
 from kwaai.errors import PeerError
-from kwaai.intent.sealed import (
-    begin,
+from kwaai.intent.signed import (
     check_order,
     check_signature,
     check_times,
-    parse_sealed,
+    parse_signed,
     read_pairs,
-    seal,
-    to_ms,
     write_pairs,
 )
 from kwaai.types import LayerRange, ModelHandle
 from kwaai.wire.codec import Reader, WireError, Writer
+from kwaai.wire.signed import begin_signed, end_signed
 
 OFFER_VERSION: Final = 1
 SIGNATURE_DOMAIN: Final = b"kwaainet offer 1\x00"
 """Precedes the signed bytes, so that no signature made for something else passes here."""
-DIGEST_BYTES: Final = 32
 
 _HEAD = 1
-_DIGEST_PREFIX = "sha256:"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,7 +79,8 @@ def sign_offer(offer: Offer, secret: SecretKey) -> bytes:
     if peer_id(secret.public) != offer.hop:
         raise ValueError(f"an offer of {offer.hop} needs that peer's own key")
     try:
-        data = seal(_encode(offer, begin(OFFER_VERSION, secret)), SIGNATURE_DOMAIN, secret)
+        writer = _encode(offer, begin_signed(OFFER_VERSION, secret))
+        data = end_signed(writer, SIGNATURE_DOMAIN, secret)
         parse_offer(data)
     except (OverflowError, PeerError) as error:
         raise ValueError(f"an offer cannot be made: {error}") from error
@@ -104,13 +101,12 @@ def verify_offer(data: bytes, now_s: float) -> Offer:
 
 def parse_offer(data: bytes) -> Offer:
     """Return what `data` claims. Bounds are checked, nothing else is. Raises IntentInvalid."""
-    return parse_sealed(data, "an offer", OFFER_VERSION, _parse)
+    return parse_signed(data, "an offer", OFFER_VERSION, _parse)
 
 
 def _encode(offer: Offer, writer: Writer) -> Writer:
-    _write_digest(writer, offer.intent)
-    writer.uint(to_ms(offer.issued_s), 8).uint(to_ms(offer.expires_s), 8)
-    _write_digest(writer, offer.handle)
+    writer.sha256(offer.intent).time(offer.issued_s).time(offer.expires_s)
+    writer.sha256(offer.handle)
     writer.uint(offer.layers.start, 2).uint(offer.layers.stop, 2)
     writer.uint(_HEAD if offer.head else 0, 1)
     writer.uint(offer.context_tokens, 4).uint(offer.sessions_free, 2)
@@ -119,23 +115,14 @@ def _encode(offer: Offer, writer: Writer) -> Writer:
     references = sorted(set(offer.credentials))
     writer.uint(len(references), 1)
     for reference in references:
-        writer.text(reference.type).text(reference.issuer, 2)
-        _write_digest(writer, reference.digest)
+        writer.text(reference.type).text(reference.issuer, 2).sha256(reference.digest)
     return writer.blob(offer.extra)
 
 
-def _write_digest(writer: Writer, digest: str) -> None:
-    writer.fixed(bytes.fromhex(digest.removeprefix(_DIGEST_PREFIX)), DIGEST_BYTES)
-
-
-def _read_digest(reader: Reader) -> str:
-    return _DIGEST_PREFIX + reader.fixed(DIGEST_BYTES).hex()
-
-
 def _parse(hop: PeerId, reader: Reader) -> Offer:
-    intent = _read_digest(reader)
-    issued_s, expires_s = reader.uint(8) / 1000, reader.uint(8) / 1000
-    handle = ModelHandle(_read_digest(reader))
+    intent = reader.sha256()
+    issued_s, expires_s = reader.time(), reader.time()
+    handle = ModelHandle(reader.sha256())
     start = reader.uint(2, most=limits.BLOCKS_MAX - 1)
     layers = LayerRange(start, reader.uint(2, least=start + 1, most=limits.BLOCKS_MAX))
     head = bool(reader.uint(1, most=_HEAD))
@@ -169,5 +156,5 @@ def _parse_reference(reader: Reader) -> CredentialRef:
     return CredentialRef(
         reader.text(most=limits.CREDENTIAL_KIND_CHARS_MAX),
         reader.text(2, most=limits.DEMAND_NAME_CHARS_MAX),
-        _read_digest(reader),
+        reader.sha256(),
     )

@@ -13,7 +13,7 @@ from credentials.keys import PeerId
 from kwaai import limits
 from kwaai.errors import Busy
 from kwaai.intent.intent import Intent
-from kwaai.intent.sealed import IntentInvalid
+from kwaai.intent.signed import IntentInvalid
 
 Use: TypeAlias = Literal["cast", "open"]
 """What an intent is shown for: to ask for offers, or to open a session. Each once."""

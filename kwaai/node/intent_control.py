@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from credentials.keys import PeerId
 from kwaai import limits
 from kwaai.intent.demand import Demand, demand_json, describe
-from kwaai.node.negotiate import Answered, Negotiator
+from kwaai.node.negotiate import Negotiator
+from kwaai.node.negotiation import Answered
 from kwaai.placement.paths import Privacy, Route
 from kwaai.types import LayerRange, ModelHandle
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, Protocol
 
 from credentials.keys import PeerId, SecretKey, peer_id
@@ -25,7 +25,6 @@ from kwaai.errors import (
     PeerRefused,
     UserError,
 )
-from kwaai.intent.agreement import Agreement, Stage
 from kwaai.intent.demand import Demand
 from kwaai.intent.intent import (
     NONCE_BYTES,
@@ -39,10 +38,11 @@ from kwaai.intent.intent import (
 from kwaai.intent.match import match_model, match_offer
 from kwaai.intent.offer import CredentialRef, Offer, sign_offer
 from kwaai.intent.replay import ReplayGuard
-from kwaai.intent.sealed import IntentInvalid
+from kwaai.intent.signed import IntentInvalid
 from kwaai.log import get_logger
 from kwaai.net.network import Network
 from kwaai.node.capabilities import Capability
+from kwaai.node.negotiation import Answered, Negotiation
 from kwaai.node.rates import Rates
 from kwaai.placement.paths import Privacy
 from kwaai.trust.evidence import principal_of_peer
@@ -87,57 +87,6 @@ class Policy(Protocol):
 
     def credentials(self) -> Sequence[CredentialRef]:
         """What offers refer to: credentials about this node that it shows to whoever asks."""
-
-
-@dataclass(eq=False, slots=True)
-class Negotiation:
-    """One signed intent of this node, and how it stands with each peer that it went to."""
-
-    data: bytes
-    """Signed: what an OPEN carries."""
-    intent: Intent
-    digest: str
-    agreements: dict[PeerId, Agreement] = field(default_factory=dict)
-
-    def with_peer(self, peer: PeerId, now_s: float) -> Agreement:
-        """Return how it stands with a peer. Raises IntentInvalid once the intent has expired."""
-        found = self.agreements.get(peer)
-        if found is None:
-            found = self.agreements[peer] = Agreement(self.data, peer, now_s)
-        return found
-
-    def stages(self) -> dict[PeerId, Stage]:
-        """Say where it stands with each peer."""
-        return {peer: agreement.stage for peer, agreement in self.agreements.items()}
-
-    def start(self) -> None:
-        """Note that the first step is under way: with everybody who agreed."""
-        for agreement in self._at(Stage.AGREED):
-            agreement.start()
-
-    def finish(self) -> None:
-        """Note that the answer is complete."""
-        for agreement in self._at(Stage.FULFILLING):
-            agreement.finish()
-
-    def fail(self, reason: str) -> None:
-        """Note that the path broke: with everybody who was part of it, whoever is at fault."""
-        for agreement in self._at(Stage.OFFERED, Stage.AGREED, Stage.FULFILLING):
-            agreement.fail(reason)
-
-    def _at(self, *stages: Stage) -> list[Agreement]:
-        return [a for a in self.agreements.values() if a.stage in stages]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What one peer said to an intent that was cast."""
-
-    peer: PeerId
-    offers: tuple[Offer, ...] = ()
-    declined: Declined | None = None
-    problem: KwaaiError | None = None
-    """Why there is neither: not reached, late, or an answer that does not hold."""
 
 
 class Negotiator:

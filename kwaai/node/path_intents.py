@@ -14,7 +14,8 @@ from credentials.keys import PeerId
 from kwaai import limits
 from kwaai.intent.agreement import Stage
 from kwaai.intent.demand import Demand
-from kwaai.node.negotiate import Negotiation, Negotiator
+from kwaai.node.negotiate import Negotiator
+from kwaai.node.negotiation import Negotiation
 from kwaai.node.opening import OpenPath
 from kwaai.node.routes import Chosen
 from kwaai.placement.paths import Privacy

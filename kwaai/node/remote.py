@@ -2,13 +2,12 @@
 
 Steps have futures, so that several can be under way; a failure of any hop reaches all of them at
 once. Knows no prompt, no local part and no choice of path. What may come when is
-`kwaai.wire.requester`'s. docs/protocol/shard.md.
+`kwaai.wire.requester`'s, who is at fault `inquiry`'s. docs/protocol/shard.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -23,8 +22,6 @@ from kwaai.limits import (
     LINK_SEND_TIMEOUT_S,
     SHARD_LINK_TIMEOUT_S,
     SHARD_OPEN_TIMEOUT_S,
-    SHARD_PROBE_TIMEOUT_S,
-    SHARD_STEP_PATIENCE,
     SHARD_STEP_SLACK,
     SHARD_STEP_TIMEOUT_S_MAX,
     SHARD_STEP_TIMEOUT_S_MIN,
@@ -33,17 +30,15 @@ from kwaai.log import get_logger
 from kwaai.net.channel import Channel
 from kwaai.node.accounts import AskedRecorder
 from kwaai.node.blame import Blame
+from kwaai.node.inquiry import Inquiry, UnderWay
 from kwaai.node.shard_control import ShardControl, ToRequester
-from kwaai.node.stall import find_stalled
 from kwaai.types import LayerRange, ModelHandle
 from kwaai.wire.messages import (
     Close,
     CloseReason,
     Control,
     Failed,
-    Open,
     Opened,
-    Probe,
     Progress,
     Refused,
 )
@@ -82,16 +77,6 @@ class RemotePlan:
             raise ValueError("who has the last layers samples")
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A step under way. Times are of the event loop."""
-
-    future: asyncio.Future[Any]
-    sent_s: float
-    patience_s: float
-    due_s: float
-
-
 class RemoteSession:
     """A session on all hops of a path. Made by `requesters.Requesters`."""
 
@@ -121,19 +106,19 @@ class RemoteSession:
         )
         self._record = AskedRecorder(self._opens, self._peers, control.links.peer)
         self._steps: RequesterSession | None = None
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, UnderWay] = {}
         self._out: Channel | None = None
         self._in: Channel | None = None
         self._failure: KwaaiError | None = None
-        self._changed = asyncio.Event()
-        self._progress: dict[int, Progress] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._doubt: asyncio.Task[None] | None = None
-        self._inquiry: asyncio.Task[None] | None = None
-        self._heard: set[PeerId] = set()
-        """Hops that are known to live since the inquiry began."""
-        self._ended: set[PeerId] = set()
-        """Hops that have said that the session is over for them, and say no more."""
+        self._inquiry = Inquiry(
+            self.id,
+            self._peers,
+            self._blame,
+            control,
+            self._pending,
+            fail=self._fail,
+            is_over=lambda: self._failure is not None,
+        )
         self._asked: set[PeerId] = set()
         self._is_closed = False
 
@@ -151,11 +136,6 @@ class RemoteSession:
     def tokens(self) -> Sequence[int]:
         """The token at each position: what taking the answer up elsewhere would need."""
         return self._state.tokens
-
-    @property
-    def opens(self) -> tuple[Open, ...]:
-        """What each hop was asked, by its place."""
-        return tuple(self._opens)
 
     @property
     def offers(self) -> dict[int, bytes]:
@@ -193,7 +173,9 @@ class RemoteSession:
         for peer, message in zip(self._peers, self._opens, strict=True):
             self._asked.add(peer)
             await self._send(peer, message)
-        await self._until(lambda: len(self.opened) == len(self._peers), SHARD_OPEN_TIMEOUT_S)
+        await self._inquiry.until(
+            lambda: len(self.opened) == len(self._peers), SHARD_OPEN_TIMEOUT_S
+        )
         if self._failure is not None:
             raise self._failure
         for hop, peer in enumerate(self._peers):
@@ -235,11 +217,7 @@ class RemoteSession:
             return
         self._is_closed = True
         self._fail(WorkerLost("the session was closed"))
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in (self._doubt, self._inquiry):
-            if task is not None:
-                task.cancel()
+        self._inquiry.close()
         for channel in (self._in, self._out):
             if channel is not None:
                 channel.close()
@@ -282,9 +260,8 @@ class RemoteSession:
         loop = asyncio.get_running_loop()
         now_s, patience_s = loop.time(), self._patience_s(step.count)
         future: asyncio.Future[Any] = loop.create_future()
-        self._pending[step.step] = _Pending(future, now_s, patience_s, now_s + patience_s)
-        if self._timer is None:
-            self._timer = loop.call_later(patience_s, self._look)
+        self._pending[step.step] = UnderWay(future, now_s, patience_s, now_s + patience_s)
+        self._inquiry.watch(patience_s)
         assert self._out is not None
         try:
             parts = encode_step(step)
@@ -340,25 +317,24 @@ class RemoteSession:
         """Take a hop's control message; `peer` is its sender."""
         if peer not in self._peers:
             return
-        self._heard.add(peer)
+        self._inquiry.heard(peer)
         if isinstance(message, Failed):
-            self._ended.add(peer)
-            self._changed.set()
-            self._blamed(self._blame.failed(message, peer))
+            self._inquiry.ended(peer)
+            self._inquiry.blamed(self._blame.failed(message, peer))
             return
         if message.hop >= len(self._peers) or self._peers[message.hop] != peer:
             self._fail(self._blame.error(PeerMisbehaved, peer, "answers for another hop"))
         elif isinstance(message, Refused):
-            self._blamed(self._blame.refused(message, peer))
+            self._inquiry.blamed(self._blame.refused(message, peer))
         elif isinstance(message, Progress):
-            self._progress[message.hop] = message
+            self._inquiry.progressed(message)
         else:
             try:
                 check_opened(message, self._opens[message.hop], peer)
             except PeerMisbehaved as error:
                 self._fail(self._blame.error(PeerMisbehaved, peer, error.message))
             self.opened[message.hop] = message
-        self._changed.set()
+        self._inquiry.wake()
 
     def on_lost(self, peer: PeerId, reason: str) -> None:
         """A link of this session is gone."""
@@ -369,83 +345,17 @@ class RemoteSession:
         """End the session here with `error`, unless it is over already; return why it is over."""
         if self._failure is None:
             self._failure = error
-            pending, self._pending = self._pending, {}
-            for entry in pending.values():
+            pending = tuple(self._pending.values())
+            self._pending.clear()
+            for entry in pending:
                 if not entry.future.done():
                     entry.future.set_exception(copy(error))
                     entry.future.exception()  # whoever waits gets it; that nobody does is no fault
-            self._changed.set()
+            self._inquiry.wake()
         return self._failure
-
-    # Who is at fault.
-
-    def _blamed(self, error: PeerError) -> None:
-        """End the session because of what a hop says; of another hop only after a look."""
-        if error.accuser is None:
-            self._fail(error)
-        elif self._inquiry is None and self._failure is None:
-            self._inquiry = asyncio.create_task(self._inquire(error))
-
-    async def _inquire(self, error: PeerError) -> None:
-        """See whether a hop that another one blames lives. If it does, it may be either's fault."""
-        accused = PeerId(error.peer or "")
-        self._heard = set(self._ended)
-        await self._probe(accused)
-        await self._until(lambda: accused in self._heard, SHARD_PROBE_TIMEOUT_S)
-        if accused not in self._heard:
-            error.accuser = None
-        self._fail(error)
-
-    def _look(self) -> None:
-        """The timer: is the oldest step overdue?"""
-        self._timer = None
-        if self._failure is not None or not self._pending:
-            return
-        loop = asyncio.get_running_loop()
-        due_s = next(iter(self._pending.values())).due_s
-        if loop.time() >= due_s and (self._doubt is None or self._doubt.done()):
-            self._doubt = asyncio.create_task(self._find_stalled())
-            due_s = loop.time() + SHARD_STEP_TIMEOUT_S_MIN
-        self._timer = loop.call_later(max(0.01, due_s - loop.time()), self._look)
-
-    async def _find_stalled(self) -> None:
-        """Ask the hops where the oldest step is. Whoever does not answer, or has had it for too
-        long, is at fault.
-        """
-        number, entry = next(iter(self._pending.items()))
-        self._progress.clear()
-        await asyncio.gather(*(self._probe(peer) for peer in self._peers))
-        await self._until(lambda: len(self._progress) == len(self._peers), SHARD_PROBE_TIMEOUT_S)
-        if self._failure is not None or number not in self._pending:
-            return
-        waited_s = asyncio.get_running_loop().time() - entry.sent_s
-        stalled = find_stalled(self._progress, len(self._peers), number)
-        if stalled.is_working and waited_s < SHARD_STEP_PATIENCE * entry.patience_s:
-            entry.due_s += entry.patience_s
-            return
-        what = f"{stalled.what} (step {number}, for {waited_s:.1f} s)"
-        accuser = self._peers[stalled.hop - 1] if stalled.is_disputed else None
-        if accuser is not None:
-            what = f"{what}; {self._blame.name(accuser)} says that it has sent it"
-        peer = self._peers[stalled.hop]
-        self._fail(self._blame.error(PeerStalled, peer, what, accuser=accuser))
-
-    async def _probe(self, peer: PeerId) -> None:
-        with contextlib.suppress(PeerError):  # it does not answer either
-            await self._control.send(peer, Probe(self.id))
-
-    # Helpers.
 
     async def _send(self, peer: PeerId, message: Control) -> None:
         try:
             await self._control.send(peer, message)
         except PeerError as error:
             raise self._fail(self._blame.own(error, peer)) from None
-
-    async def _until(self, is_done: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `is_done`, a failure, or the time is up."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while not is_done() and self._failure is None:
-                    self._changed.clear()
-                    await self._changed.wait()

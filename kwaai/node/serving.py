@@ -23,6 +23,7 @@ from kwaai.node.control import Say, ServedRow
 from kwaai.node.directory import Directory
 from kwaai.node.local_slices import LocalSlices
 from kwaai.node.parts import Part
+from kwaai.node.serving_news import is_about
 from kwaai.node.serving_parts import Key, ServingParts
 from kwaai.node.slice_plan import LocalModel
 from kwaai.placement.paths import Candidate, choose_range
@@ -274,7 +275,7 @@ class Serving:
         """Tell the others what has changed: at once for a state, roughly for a speed."""
         now = self.served()
         links = self._links()
-        if links != self._announced_links or not _is_about(now, self._announced):
+        if links != self._announced_links or not is_about(now, self._announced):
             self._announced, self._announced_links = now, links
             self._directory.set_served(now, links)
 
@@ -395,23 +396,3 @@ def check_range(model: str, block_count: int, layers: LayerRange) -> None:
             f"layer 0 of {model} is run by whoever asks, so nobody can use {layers}; take {rest}",
             param="layers",
         )
-
-
-def _is_about(now: tuple[Served, ...], before: tuple[Served, ...] | None) -> bool:
-    """Whether others would choose the same by either: small changes of speed wait for a refresh."""
-    return before is not None and len(now) == len(before) and all(
-        _key(one) == _key(other)
-        and _is_near(one.decode_us, other.decode_us)
-        and _is_near(one.prefill_tokens_s, other.prefill_tokens_s)
-        for one, other in zip(now, before, strict=True)
-    )  # fmt: skip
-
-
-def _key(served: Served) -> tuple[object, ...]:
-    return (
-        served.handle, served.layers, served.state, served.sessions_free == 0, served.divisible
-    )  # fmt: skip
-
-
-def _is_near(one: float, other: float) -> bool:
-    return abs(one - other) <= limits.SERVING_SPEED_CHANGE * max(one, other)

@@ -44,9 +44,6 @@ from kwaai.placement.path_types import (
 from kwaai.placement.search import Bound, Effort, Found, Problem, solve
 from kwaai.types import LayerRange
 
-Kinds = tuple[Path | None, Path | None, Path | None]
-"""Alone, over one peer, over several."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Swarm:

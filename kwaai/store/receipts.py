@@ -116,10 +116,6 @@ class ReceiptBook:
             ).fetchall()
         return [_row(values) for values in found]
 
-    def missing(self, *, limit: int = 100) -> list[ReceiptRow]:
-        """Return the receipts whose counterpart did not come, newest first."""
-        return self.rows(state="missing", limit=limit)
-
     def get(self, role: Role, peer: str, session: bytes) -> ReceiptRow | None:
         """Return the receipt of one session with a peer."""
         with self._database.read() as connection:

@@ -203,12 +203,6 @@ class TrustGraph:
         self._change((by, of), 0.0)
         return True
 
-    def set_owners(self, owners: Mapping[str, str]) -> None:
-        """Say who owns whom (principal -> owner); whoever is not named owns itself."""
-        if dict(owners) != self._owners:
-            self._owners = dict(owners)
-            self._index = None
-
     def __len__(self) -> int:
         return len(self._edges)
 

@@ -12,6 +12,9 @@ import struct
 from kwaai.errors import PeerError
 
 _F32 = struct.Struct(">f")
+_TIME_BYTES = 8
+_SHA256_BYTES = 32
+_SHA256_PREFIX = "sha256:"
 
 
 class WireError(PeerError):
@@ -37,6 +40,17 @@ class Writer:
         """Append an IEEE 754 single."""
         self._parts += _F32.pack(value)
         return self
+
+    def time(self, time_s: float) -> Writer:
+        """Append a Unix time in seconds, as whole milliseconds. Raises OverflowError for what does
+        not fit, ValueError for NaN.
+        """
+        return self.uint(round(time_s * 1000), _TIME_BYTES)
+
+    def sha256(self, digest: str) -> Writer:
+        """Append `sha256:` and 64 hex digits as 32 bytes. Raises ValueError for anything else."""
+        data = bytes.fromhex(digest.removeprefix(_SHA256_PREFIX))
+        return self.fixed(data, _SHA256_BYTES)
 
     def fixed(self, data: bytes, size: int) -> Writer:
         """Append exactly `size` bytes."""
@@ -92,6 +106,14 @@ class Reader:
         if value < least or (most is not None and value > most):
             raise WireError(f"a number is {value}, not {least} to {most}")
         return value
+
+    def time(self) -> float:
+        """Take a Unix time, in seconds."""
+        return self.uint(_TIME_BYTES) / 1000
+
+    def sha256(self) -> str:
+        """Take 32 bytes as `sha256:` and 64 hex digits."""
+        return _SHA256_PREFIX + self.fixed(_SHA256_BYTES).hex()
 
     def f32(self) -> float:
         """Take a finite single."""

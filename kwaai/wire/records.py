@@ -13,18 +13,19 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 from credentials.errors import CredentialsError
-from credentials.keys import (
-    PUBLIC_KEY_BYTES,
-    SIGNATURE_BYTES,
-    PeerId,
-    PublicKey,
-    SecretKey,
-    peer_id,
-)
+from credentials.keys import SIGNATURE_BYTES, PeerId, SecretKey, peer_id
 from kwaai import limits
 from kwaai.errors import PeerError
 from kwaai.types import LayerRange, ModelHandle
 from kwaai.wire.codec import Reader, WireError, Writer
+from kwaai.wire.signed import (
+    VERSION_BYTES,
+    begin_signed,
+    end_signed,
+    read_signed,
+    read_signer,
+    verify_signer,
+)
 
 RECORD_VERSION: Final = 1
 SIGNATURE_DOMAIN: Final = b"kwaainet record 1\x00"
@@ -133,8 +134,8 @@ def sign_record(record: NodeRecord, secret: SecretKey) -> bytes:
     if peer_id(secret.public) != record.peer:
         raise ValueError(f"the record of {record.peer} needs that peer's own key")
     try:
-        payload = _encode(record, secret.public)
-        data = payload + secret.sign(SIGNATURE_DOMAIN + payload)
+        writer = _encode(record, begin_signed(RECORD_VERSION, secret))
+        data = end_signed(writer, SIGNATURE_DOMAIN, secret)
         parse_unverified(data)
     except (OverflowError, PeerError) as error:
         raise ValueError(f"a record cannot be announced: {error}") from error
@@ -157,9 +158,9 @@ def parse_unverified(data: bytes) -> NodeRecord:
     """Return what `data` claims. Bounds are checked, nothing else is. Raises RecordInvalid."""
     if not SIGNATURE_BYTES < len(data) <= limits.RECORD_BYTES_MAX:
         raise RecordInvalid(f"a record has {len(data)} bytes", "size")
-    reader = Reader(memoryview(data)[:-SIGNATURE_BYTES])
+    reader = read_signed(data)
     try:
-        version = reader.uint(1)
+        version = reader.uint(VERSION_BYTES)
         if version != RECORD_VERSION:
             raise RecordInvalid(f"a record has version {version}; {RECORD_VERSION} is", "version")
         record = _parse(reader)
@@ -189,8 +190,7 @@ def check_times(record: NodeRecord, now_s: float) -> None:
 def check_signature(record: NodeRecord, data: bytes) -> None:
     """Raise RecordInvalid unless the peer named in `data`, the bytes of `record`, signed them."""
     try:
-        public = PublicKey(data[1 : 1 + PUBLIC_KEY_BYTES])
-        public.verify(SIGNATURE_DOMAIN + data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:])
+        verify_signer(data, SIGNATURE_DOMAIN)
     except CredentialsError as error:
         raise RecordInvalid(
             f"a record of {record.peer} is not signed by that peer", "signature"
@@ -203,10 +203,8 @@ def is_same_content(first: NodeRecord, second: NodeRecord) -> bool:
     return replace(first, **times) == replace(second, **times)  # type: ignore[arg-type]
 
 
-def _encode(record: NodeRecord, public: PublicKey) -> bytes:
-    writer = Writer().uint(RECORD_VERSION, 1).fixed(public.raw, PUBLIC_KEY_BYTES)
-    writer.uint(record.sequence, 8)
-    writer.uint(_to_ms(record.issued_s), 8).uint(_to_ms(record.expires_s), 8)
+def _encode(record: NodeRecord, writer: Writer) -> Writer:
+    writer.uint(record.sequence, 8).time(record.issued_s).time(record.expires_s)
     writer.uint(_WITHDRAWN if record.withdrawn else 0, 1)
     writer.text(record.name).text(record.version)
     for addresses in (record.listen, record.links):
@@ -216,11 +214,11 @@ def _encode(record: NodeRecord, public: PublicKey) -> bytes:
     writer.uint(len(record.served), 1)
     for served in record.served:
         _encode_served(writer, served)
-    return writer.blob(record.extra).finish()
+    return writer.blob(record.extra)
 
 
 def _encode_served(writer: Writer, served: Served) -> None:
-    writer.fixed(handle_key(served.handle), 32).text(served.model)
+    writer.sha256(served.handle).text(served.model)
     writer.uint(served.block_count, 2).uint(served.layers.start, 2).uint(served.layers.stop, 2)
     flags = _HEAD * served.head + _DIVISIBLE * served.divisible
     writer.uint(flags, 1).uint(STATES.index(served.state), 1)
@@ -231,9 +229,9 @@ def _encode_served(writer: Writer, served: Served) -> None:
 
 
 def _parse(reader: Reader) -> NodeRecord:
-    peer = peer_id(PublicKey(reader.fixed(PUBLIC_KEY_BYTES)))
+    peer = read_signer(reader)
     sequence = reader.uint(8)
-    issued_s, expires_s = reader.uint(8) / 1000, reader.uint(8) / 1000
+    issued_s, expires_s = reader.time(), reader.time()
     withdrawn = bool(reader.uint(1, most=_WITHDRAWN))
     name = reader.text(most=limits.RECORD_NAME_BYTES_MAX)
     version = reader.text(most=limits.RECORD_VERSION_BYTES_MAX)
@@ -250,7 +248,7 @@ def _parse(reader: Reader) -> NodeRecord:
 
 
 def _parse_served(reader: Reader) -> Served:
-    handle = ModelHandle(_HANDLE_PREFIX + reader.fixed(32).hex())
+    handle = ModelHandle(reader.sha256())
     model = reader.text(most=limits.RECORD_MODEL_BYTES_MAX)
     block_count = reader.uint(2, least=1, most=limits.BLOCKS_MAX)
     start = reader.uint(2, most=block_count - 1)
@@ -298,7 +296,3 @@ def _check_link(address: str) -> None:
     plain = host.isascii() and bool(host) and not any(c in host for c in ":[]/ ")
     if not is_port or not (bracketed or plain):
         raise WireError(f"{address!r:.80} is not host:port or [v6]:port")
-
-
-def _to_ms(seconds: float) -> int:
-    return round(seconds * 1000)

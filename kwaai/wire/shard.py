@@ -42,7 +42,7 @@ from kwaai.wire.messages import (
     RefusedReason,
     Tag,
 )
-from kwaai.wire.step import HANDLE_PREFIX, SESSION_BYTES, handle_bytes
+from kwaai.wire.step import SESSION_BYTES, handle_bytes
 from kwaai.wire.tensors import Dtype
 
 __all__ = [
@@ -114,7 +114,7 @@ def _encode_open(message: Open) -> bytes:
 
 def _parse_open(reader: Reader) -> Open:
     session = reader.fixed(SESSION_BYTES)
-    handle = ModelHandle(HANDLE_PREFIX + reader.fixed(32).hex())
+    handle = ModelHandle(reader.sha256())
     layers = _read_layers(reader)
     block_count = reader.uint(2, least=1, most=BLOCKS_MAX)
     hop = reader.uint(1, most=HOPS_MAX - 1)

@@ -10,7 +10,7 @@ from kwaai import limits
 from kwaai.api.demand import KwaaiBody, path_headers
 from kwaai.intent.agreement import TRANSITIONS
 from kwaai.intent.match import Rule
-from kwaai.intent.sealed import Reason
+from kwaai.intent.signed import Reason
 from kwaai.node.generate import HopReport, PathReport
 from kwaai.types import LayerRange
 from kwaai.wire.intent_messages import PROTOCOL

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from run_command import Capture, run
 
 from kwaai.cli.control import ControlClient
-from kwaai.cli.main import main
 from kwaai.cli.shard_circuit import show_left
 from kwaai.errors import CircuitBroken, CircuitMissing, UserError
 from kwaai.limits import CIRCUIT_TTL_S_MAX
 from kwaai.node.circuit_control import CircuitRequest
-from kwaai.store.home import Home, ensure_home
-from kwaai.store.unix_socket import control_socket
+from kwaai.store.home import Home
 from kwaai.testing.circuit_control import circuit_view
-from kwaai.testing.control import FakeNode, serving
+from kwaai.testing.control import FakeNode
 from kwaai.testing.generator import CARD
 from kwaai.trust.tiers import Tier
-
-Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def home(kwaainet_home: Path) -> Home:
-    return ensure_home(kwaainet_home)
-
-
-@pytest.fixture
-def node(home: Home) -> Iterator[FakeNode]:
-    fake = FakeNode()
-    with serving(fake, control_socket(home)):
-        yield fake
-
-
-def run(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = main(arguments)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def made(node: FakeNode) -> CircuitRequest:

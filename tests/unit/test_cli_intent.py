@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from run_command import Capture, run
 
 from credentials.did import did_key
 from credentials.keys import SecretKey, peer_id
-from kwaai.cli.main import main
 from kwaai.errors import ModelNotFound
 from kwaai.intent.demand import CredentialDemand, Demand
 from kwaai.node.intent_control import DeclineRow, IntentRequest
-from kwaai.store.home import Home, ensure_home
-from kwaai.store.unix_socket import control_socket
-from kwaai.testing.control import PEERS, FakeNode, serving
+from kwaai.store.home import Home
+from kwaai.testing.control import PEERS, FakeNode
 from kwaai.testing.intent_control import DIGEST, unmet
 from kwaai.trust.tiers import Tier
 
-Capture = pytest.CaptureFixture[str]
 KEY = SecretKey(b"2" * 32)
 PEER, DID = peer_id(KEY.public), did_key(KEY.public)
-
-
-@pytest.fixture
-def home(kwaainet_home: Path) -> Home:
-    return ensure_home(kwaainet_home)
-
-
-@pytest.fixture
-def node(home: Home) -> Iterator[FakeNode]:
-    fake = FakeNode()
-    with serving(fake, control_socket(home)):
-        yield fake
-
-
-def run(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = main(arguments)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def asked(node: FakeNode) -> IntentRequest:

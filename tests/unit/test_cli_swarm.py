@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from run_command import Capture, run
 
-from kwaai.cli.main import main
 from kwaai.cli.shard_run_node import accuracy, predictions
 from kwaai.errors import Busy, PeerLost, PeerUnreachable
 from kwaai.node.control import ServeRequest
 from kwaai.node.generate import ChatMessage
-from kwaai.store.home import Home, ensure_home
-from kwaai.store.unix_socket import control_socket
-from kwaai.testing.control import PEERS, FakeNode, chain_row, serving
+from kwaai.testing.control import PEERS, FakeNode, chain_row
 from kwaai.types import LayerRange
-
-Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def home(kwaainet_home: Path) -> Home:
-    return ensure_home(kwaainet_home)
-
-
-@pytest.fixture
-def node(home: Home) -> Iterator[FakeNode]:
-    fake = FakeNode()
-    with serving(fake, control_socket(home)):
-        yield fake
-
-
-def run(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    code = main(arguments)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 class TestWithoutANode:
@@ -84,7 +60,7 @@ class TestUsage:
             ("shard serve --auto --off", "--auto chooses the layers itself"),
             ("p2p ping amber --count 0", "--count must be 1 to 1000, not 0"),
             ("p2p ping amber --timeout 0", "--timeout must be above 0"),
-            ("p2p ping amber --timeout nan", "--timeout must be above 0"),
+            ("p2p ping amber --timeout nan", "--timeout: must be a number"),
             ("p2p ping", "PEER"),
             ("shard run --route fastest x", "'fastest' is not one of auto, alone, peer, split"),
             ("shard run --privacy none x", "'none' is not one of private, fast"),

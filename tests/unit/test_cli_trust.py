@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -24,9 +22,8 @@ from kwaai.cli.trust_values import TIERS, show_score
 from kwaai.errors import ResourceError
 from kwaai.limits import TRUST_REASON_DEPTH_MAX
 from kwaai.node.trust_control import PeerTrust
-from kwaai.store.home import Home, ensure_home
-from kwaai.store.unix_socket import control_socket
-from kwaai.testing.control import PEERS, FakeNode, serving
+from kwaai.store.home import Home
+from kwaai.testing.control import PEERS, FakeNode
 from kwaai.testing.trust_control import AMBER, BIRCH, ROOT, receipt
 from kwaai.trust.tiers import Tier
 
@@ -34,18 +31,6 @@ Capture = pytest.CaptureFixture[str]
 
 OTHER = SecretKey(b"o" * 32).public
 OTHER_DID, OTHER_PEER = did_key(OTHER), peer_id(OTHER)
-
-
-@pytest.fixture
-def home(kwaainet_home: Path) -> Home:
-    return ensure_home(kwaainet_home)
-
-
-@pytest.fixture
-def node(home: Home) -> Iterator[FakeNode]:
-    fake = FakeNode()
-    with serving(fake, control_socket(home)):
-        yield fake
 
 
 def run(capsys: Capture, line: str) -> tuple[int, str, str]:

@@ -37,11 +37,6 @@ CHAT = {"model": CARD.name, "messages": [{"role": "user", "content": "What?"}], 
 
 
 @pytest.fixture
-def home(kwaainet_home: Path) -> Home:
-    return ensure_home(kwaainet_home)
-
-
-@pytest.fixture
 def node() -> FakeNode:
     return FakeNode()
 

@@ -19,7 +19,6 @@ from kwaai.intent.match import (
     match,
     match_model,
     match_offer,
-    prefers,
 )
 from kwaai.intent.offer import Offer
 from kwaai.trust.tiers import Tier
@@ -28,7 +27,7 @@ from kwaai.types import LayerRange, ModelHandle
 PEER, OWNER, ISSUER, STRANGER = (did_key(SecretKey(bytes([n]) * 32).public) for n in range(1, 5))
 HANDLE = ModelHandle("sha256:" + "5a" * 32)
 NODE = HeldCredential("VerifiedNodeVC", ISSUER)
-FACTS = PeerFacts(PEER, Tier.VERIFIED, OWNER, (NODE,), "EU")
+FACTS = PeerFacts(PEER, Tier.VERIFIED, OWNER, (NODE,))
 
 
 def rules(demand: Demand, facts: PeerFacts = FACTS) -> list[str]:
@@ -90,10 +89,8 @@ def test_a_higher_tier_never_breaks_more(asked: Tier, tier: Tier) -> None:
     assert bool(rules(demand, replace(FACTS, tier=tier))) == (tier < asked)
 
 
-def test_a_region_is_a_preference() -> None:
-    assert prefers(Demand(region="eu"), FACTS)
-    assert not prefers(Demand(region="us"), FACTS)
-    assert not prefers(Demand(), replace(FACTS, region=""))
+def test_a_region_is_a_hint() -> None:
+    assert rules(Demand(region="eu")) == []
 
 
 class TestModels:

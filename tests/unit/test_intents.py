@@ -39,7 +39,7 @@ from kwaai.intent.intent import (
 from kwaai.intent.offer import SIGNATURE_DOMAIN as OFFER_DOMAIN
 from kwaai.intent.offer import CredentialRef, Offer, sign_offer, verify_offer
 from kwaai.intent.replay import ReplayGuard
-from kwaai.intent.sealed import IntentInvalid
+from kwaai.intent.signed import IntentInvalid
 from kwaai.trust.tiers import Tier
 from kwaai.types import LayerRange, ModelHandle
 from kwaai.wire.codec import WireError

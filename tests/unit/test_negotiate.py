@@ -20,7 +20,7 @@ from kwaai.intent.demand import Demand
 from kwaai.intent.intent import Intent, ModelConstraint, sign_intent, verify_intent
 from kwaai.intent.match import ModelFacts
 from kwaai.intent.offer import CredentialRef, sign_offer, verify_offer
-from kwaai.intent.sealed import IntentInvalid
+from kwaai.intent.signed import IntentInvalid
 from kwaai.node.capabilities import Capability, capabilities_of
 from kwaai.node.intent_control import (
     CandidateRow,
@@ -29,7 +29,8 @@ from kwaai.node.intent_control import (
     MismatchRow,
     NodeIntents,
 )
-from kwaai.node.negotiate import Negotiation, Negotiator, TierTooLow
+from kwaai.node.negotiate import Negotiator, TierTooLow
+from kwaai.node.negotiation import Negotiation
 from kwaai.node.path_intents import PathIntents
 from kwaai.testing.network import MemoryNetwork, MemorySwarm
 from kwaai.trust.tiers import Floors, Tier
@@ -146,6 +147,10 @@ def made(asker: Place, **options: Any) -> Negotiation:
     return asker.negotiator.make(HANDLE, Demand(min_tier=Tier.KNOWN), "private", **options)
 
 
+def stages(negotiation: Negotiation) -> dict[PeerId, Stage]:
+    return {peer: agreement.stage for peer, agreement in negotiation.agreements.items()}
+
+
 class TestCasting:
     async def test_an_offer_comes_back(self, asker: Place, hop: Place) -> None:
         negotiation = made(asker)
@@ -155,7 +160,7 @@ class TestCasting:
         assert (offer.decode_us, offer.sessions_free, offer.context_tokens) == (4000, 3, 4096)
         assert offer.credentials == (REFERENCE,)
         assert offer.intent == negotiation.digest
-        assert negotiation.stages() == {hop.peer: Stage.OFFERED}
+        assert stages(negotiation) == {hop.peer: Stage.OFFERED}
         assert asker.negotiator.stats()["intents_cast"] == 1
         assert hop.negotiator.stats()["intents_offered"] == 1
 
@@ -193,7 +198,7 @@ class TestCasting:
         assert answer.declined is not None
         assert answer.declined.rule == rule
         assert answer.declined.message
-        assert negotiation.stages() == {hop.peer: Stage.DECLINED}
+        assert stages(negotiation) == {hop.peer: Stage.DECLINED}
 
     async def test_of_other_kinds_there_is_none(self, asker: Place, hop: Place) -> None:
         negotiation = asker.negotiator.make(HANDLE, Demand(), "private", kind="storage")
@@ -309,12 +314,12 @@ class TestOpening:
         data = hop.negotiator.admit(asker.peer, opened)
         offer = asker.negotiator.check_offer(negotiation, hop.peer, HANDLE, LAYERS, data)
         assert offer.layers == LAYERS
-        assert negotiation.stages() == {hop.peer: Stage.AGREED}
+        assert stages(negotiation) == {hop.peer: Stage.AGREED}
         negotiation.start()
         negotiation.finish()
-        assert negotiation.stages() == {hop.peer: Stage.FULFILLED}
+        assert stages(negotiation) == {hop.peer: Stage.FULFILLED}
         negotiation.fail("nothing to fail now")
-        assert negotiation.stages() == {hop.peer: Stage.FULFILLED}
+        assert stages(negotiation) == {hop.peer: Stage.FULFILLED}
 
     async def test_a_cast_intent_opens_a_session_once(self, asker: Place, hop: Place) -> None:
         negotiation = made(asker)
@@ -464,17 +469,17 @@ class TestPaths:
         path = self.opened(data, hop, offer)
         negotiation = paths._open[data]
         paths.check_offers(path)
-        assert negotiation.stages() == {hop.peer: Stage.FULFILLING}
+        assert stages(negotiation) == {hop.peer: Stage.FULFILLING}
         paths.on_closed(path, CloseReason.DONE)
-        assert negotiation.stages() == {hop.peer: Stage.FULFILLED}
+        assert stages(negotiation) == {hop.peer: Stage.FULFILLED}
         assert list(paths._open) == [other]
         paths.on_closed(path, CloseReason.DONE)
         for session, peer in ((b"x" * 16, hop.peer), (b"s" * 16, asker.peer)):
             paths.on_receipt(session, peer, b"half")  # of another session, of no hop of this one
-        assert negotiation.stages() == {hop.peer: Stage.FULFILLED}
+        assert stages(negotiation) == {hop.peer: Stage.FULFILLED}
         for _ in range(2):
             paths.on_receipt(b"s" * 16, hop.peer, b"half")
-            assert negotiation.stages() == {hop.peer: Stage.RECEIPTED}
+            assert stages(negotiation) == {hop.peer: Stage.RECEIPTED}
 
     async def test_one_that_breaks(self, asker: Place, hop: Place) -> None:
         paths = PathIntents(asker.negotiator)
@@ -483,7 +488,7 @@ class TestPaths:
         path, negotiation = self.opened(data, hop, offer), paths._open[data]
         paths.check_offers(path)
         paths.on_closed(path, CloseReason.FAILED)
-        assert negotiation.stages() == {hop.peer: Stage.FAILED}
+        assert stages(negotiation) == {hop.peer: Stage.FAILED}
         assert negotiation.agreements[hop.peer].reason == "failed"
 
     async def test_a_hop_without_an_offer(self, asker: Place, hop: Place) -> None:

@@ -60,9 +60,9 @@ def test_a_receipt_is_kept(book: ReceiptBook) -> None:
 def test_what_is_missing_is_seen_until_it_comes(book: ReceiptBook) -> None:
     waiting = row(1, state="missing", detail="it was not reached", counterpart=None)
     book.put([waiting])
-    assert book.missing() == [waiting]
+    assert book.rows(state="missing") == [waiting]
     assert book.put([row(1)]) == 0
-    assert book.missing() == []
+    assert book.rows(state="missing") == []
     assert book.rows() == [row(1)]
 
 

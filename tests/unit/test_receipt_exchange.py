@@ -285,7 +285,7 @@ async def test_a_hop_that_does_not_answer_is_a_visible_gap(world: World) -> None
     rows = {row.peer: row for row in world.home.rows()}
     amber, beryl, coral = (place.peer for place in world.hops)
     assert [rows[peer].state for peer in (amber, beryl, coral)] == ["agreed", "missing", "agreed"]
-    assert world.home.book.missing() == [rows[beryl]]
+    assert world.home.book.rows(state="missing") == [rows[beryl]]
     assert rows[beryl].counterpart is None
     assert rows[beryl].detail
 
@@ -302,7 +302,7 @@ async def test_a_requester_that_gives_nothing_is_a_visible_gap(
     ledger.expire()
     receipts = world.hops[0].receipts
     rows = receipts._keep_unasked([receipts._unasked.popleft()])
-    assert world.hops[0].book.missing() == rows
+    assert world.hops[0].book.rows(state="missing") == rows
     assert (rows[0].peer, rows[0].counterpart) == (world.home.peer, None)
     half = verify_half(
         rows[0].own, issuer=world.hops[0].peer, subject=world.home.peer, now_s=rows[0].finished_s

@@ -27,7 +27,7 @@ from kwaai.errors import (
     WorkerLost,
 )
 from kwaai.net.links import Links
-from kwaai.node import remote
+from kwaai.node import inquiry, remote
 from kwaai.node.answer_path import AnswerPath
 from kwaai.node.remote import RemotePlan
 from kwaai.node.shards import ShardServer
@@ -133,7 +133,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         "SHARD_OPEN_TIMEOUT_S": 1.0,
         "SHARD_LINK_TIMEOUT_S": 0.5,
     }.items():
-        monkeypatch.setattr(remote, name, seconds)
+        for module in (remote, inquiry):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, seconds)
 
 
 async def fails(

@@ -28,7 +28,7 @@ from kwaai.intent.intent import verify_intent
 from kwaai.intent.match import match
 from kwaai.intent.receipt import Account, receipt_of, sign_half
 from kwaai.intent.replay import ReplayGuard
-from kwaai.intent.sealed import IntentInvalid
+from kwaai.intent.signed import IntentInvalid
 from kwaai.node.negotiate import Negotiator
 from kwaai.node.observe import Observer
 from kwaai.testing.network import MemoryNetwork, MemorySwarm

@@ -279,9 +279,7 @@ class TestLaws:
             for (by, of), weight in pairs.items()
             if by != of and not {by, of} <= owned
         }
-        graph = TrustGraph(edges_of(pairs))
-        graph.index()
-        graph.set_owners(owners)
+        graph = TrustGraph(edges_of(pairs), owners)
         expected = TrustGraph(edges_of(left), owners).propagate(["a", "b"])
         assert all_of(graph.propagate(["a", "b"])) == all_of(expected)
 

@@ -1,4 +1,4 @@
-"""What intents and offers share as bytes: a version, the signer's key, fields, times, a signature;
+"""What intents and offers share as signed bytes: size, version, times, and why one is refused;
 and lists that have one order only, so that one value has one encoding.
 
 Pure: the time is the caller's. Knows neither an intent nor an offer. docs/intents.md.
@@ -8,20 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from credentials.errors import CredentialsError
-from credentials.keys import (
-    PUBLIC_KEY_BYTES,
-    SIGNATURE_BYTES,
-    PeerId,
-    PublicKey,
-    SecretKey,
-    peer_id,
-)
+from credentials.keys import SIGNATURE_BYTES, PeerId
 from kwaai import limits
 from kwaai.errors import PeerError
 from kwaai.wire.codec import Reader, WireError, Writer
+from kwaai.wire.signed import HEAD_BYTES, VERSION_BYTES, read_signed, read_signer, verify_signer
 
 Reason: TypeAlias = Literal[
     "size", "format", "version", "lifetime", "future", "expired", "signature",
@@ -33,7 +27,6 @@ future; expired; not signed by the peer that it names; of somebody else than who
 before; about another intent; about something else than was asked for; when none is expected.
 """
 
-_VERSION_BYTES: Final = 1
 _T = TypeVar("_T")
 
 
@@ -55,35 +48,20 @@ class IntentInvalid(PeerError):
         self.reason: Reason = reason
 
 
-def begin(version: int, secret: SecretKey) -> Writer:
-    """Begin what `secret` is going to sign."""
-    return Writer().uint(version, _VERSION_BYTES).fixed(secret.public.raw, PUBLIC_KEY_BYTES)
-
-
-def seal(writer: Writer, domain: bytes, secret: SecretKey) -> bytes:
-    """End it with the signature. `domain`: precedes the signed bytes, and does not travel."""
-    payload = writer.finish()
-    return payload + secret.sign(domain + payload)
-
-
-def parse_sealed(data: bytes, what: str, version: int, parse: Callable[[PeerId, Reader], _T]) -> _T:
+def parse_signed(data: bytes, what: str, version: int, parse: Callable[[PeerId, Reader], _T]) -> _T:
     """Return what `parse` makes of the fields. The signature is not looked at. `what` names it in
     errors. Raises IntentInvalid.
     """
-    if (
-        not _VERSION_BYTES + PUBLIC_KEY_BYTES + SIGNATURE_BYTES
-        < len(data)
-        <= (limits.INTENT_BYTES_MAX)
-    ):
+    if not HEAD_BYTES + SIGNATURE_BYTES < len(data) <= limits.INTENT_BYTES_MAX:
         raise IntentInvalid(
             f"{what} has {len(data)} bytes; at most {limits.INTENT_BYTES_MAX} are taken", "size"
         )
-    reader = Reader(memoryview(data)[:-SIGNATURE_BYTES])
-    found = reader.uint(_VERSION_BYTES)
+    reader = read_signed(data)
+    found = reader.uint(VERSION_BYTES)
     if found != version:
         raise IntentInvalid(f"{what} has version {found}; {version} is known here", "version")
     try:
-        value = parse(peer_id(PublicKey(reader.fixed(PUBLIC_KEY_BYTES))), reader)
+        value = parse(read_signer(reader), reader)
         reader.finish()
     except (WireError, ValueError) as error:
         raise IntentInvalid(f"{what} is malformed: {error}", "format") from error
@@ -113,9 +91,8 @@ def check_times(what: str, issued_s: float, expires_s: float, now_s: float) -> N
 
 def check_signature(what: str, data: bytes, domain: bytes) -> None:
     """Raise IntentInvalid unless the peer that is named in `data` signed it."""
-    raw = data[_VERSION_BYTES : _VERSION_BYTES + PUBLIC_KEY_BYTES]
     try:
-        PublicKey(raw).verify(domain + data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:])
+        verify_signer(data, domain)
     except CredentialsError as error:
         raise IntentInvalid(
             f"{what} is not signed by the peer that it names", "signature"
@@ -123,11 +100,6 @@ def check_signature(what: str, data: bytes, domain: bytes) -> None:
 
 
 # Fields.
-
-
-def to_ms(seconds: float) -> int:
-    """Return a time as it travels. Raises OverflowError for infinities, ValueError for NaN."""
-    return round(seconds * 1000)
 
 
 def write_names(writer: Writer, names: Iterable[str]) -> None:
