@@ -320,7 +320,7 @@ class Config(BaseModel):
         description="How many parts of one answer peers of one owner may run. `auto`: any number.",
     )
     spot_check_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.02,
+        default=0.1,
         description="The share of answers over peers after which a part is computed again by "
         "another owner's peer, and compared. 0: never.",
     )
