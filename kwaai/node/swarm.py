@@ -184,7 +184,8 @@ def _prepare(
         "mdns": "false",
         "route": "split" if len(plan.ranges) > 1 else "peer",
         "home_blocks": "2",  # or the asking node would rather run more itself
-        "tier_early_layers": "unknown",  # they are all on this machine
+        "tier_early_layers": "unknown",  # they are all on this machine, and one person's
+        "spot_check_share": "0",
         "serve": "none" if layers is None else f"{layers.start}:{layers.stop}",
         "bootstrap_peers": ",".join(bootstrap) or "none",
     }
