@@ -39,7 +39,8 @@ VARIANTS: Mapping[str, tuple[Routing, Mapping[str, Any]]] = {
 }
 """By name: how requesters choose, and what of the scene is another."""
 WIDTH, HEIGHT, LEFT, GAP = 760, 190, 64, 62
-COLOURS = {WITH: "#1b6e53", WITHOUT: "#b3402e"}
+COLOURS = {MORE: "#1b6e53", WITHOUT: "#b3402e"}
+LEGEND = {MORE: "with trust routing, 10 % spot checks", WITHOUT: "without"}
 
 
 def run(scene: Scene, name: str) -> dict[str, Any]:
@@ -99,9 +100,9 @@ def draw(cases: Sequence[Mapping[str, Any]], days: int) -> str:
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
     ]
     for place, (name, colour) in enumerate(COLOURS.items()):
-        x = LEFT + 180 * place
+        x = LEFT + 280 * place
         parts.append(f'<rect x="{x}" y="14" width="18" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 24}" y="20" fill="#333333">{name}</text>')
+        parts.append(f'<text x="{x + 24}" y="20" fill="#333333">{LEGEND[name]}</text>')
     for place, (key, title, _) in enumerate(panels):
         parts += _panel(cases, key, title, 58 + place * (HEIGHT + GAP), days)
     return "\n".join([*parts, "</svg>", ""])
