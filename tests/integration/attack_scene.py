@@ -5,25 +5,34 @@ Whatever happens, in the end all must be well, with the same processes as before
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from attackers import Intruder
-from failing_swarm import FailingSwarm, Member, Question, Reply, whole_answers
+from attackers import SEED_FIRST, Intruder
+from failing_swarm import FailingSwarm, Member, Question, Reply, until, whole_answers
 
-from credentials.keys import PeerId
+from credentials.did import did_key
+from credentials.keys import PeerId, SecretKey
+from kwaai.cli.control import ControlClient
 from kwaai.config import Config
 from kwaai.models.library import DEMO_NAME, Library
+from kwaai.node.credential_home import open_office
 from kwaai.node.local_slices import LocalSlices
 from kwaai.node.slice_plan import LocalModel
+from kwaai.store.evidence import EvidenceLog
 from kwaai.store.home import ensure_home
+from kwaai.trust.evidence import Observation, Outcome
 from kwaai.types import LayerRange
 
 RANGES = (LayerRange(1, 3), LayerRange(3, 5), LayerRange(5, 7))
 QUESTION = Question((5, 900, 33, 71, 1204, 8), 24)
+ATTACKERS_MAX = 80
+DEALINGS = 300
 GROWTH_BYTES = 64 << 20
 """What an attack may cost a node in memory."""
 
@@ -75,6 +84,31 @@ class Scene:
             assert told["worker_restarts_total"] == 0
 
 
+async def _be_well_known(asker: Member) -> None:
+    """Give every attacker to come a past with the asker: it goes through few strangers."""
+    names = [
+        did_key(SecretKey(bytes([seed]) * 32).public)
+        for seed in range(SEED_FIRST, SEED_FIRST + ATTACKERS_MAX)
+    ]
+
+    def write() -> None:
+        with open_office(asker.node.home, Config()) as office:
+            log = EvidenceLog(office.wallet.database)
+            for name in names:
+                seen = Observation(name, time.time() - 60, Outcome.SERVED)
+                log.append([seen] * DEALINGS)
+
+    await asyncio.to_thread(write)
+    client = ControlClient(asker.node.home)
+
+    async def is_read() -> bool:
+        rows = (await asyncio.to_thread(client.trust_peers))["rows"]
+        known = {row["did"] for row in rows if row["observations"] >= DEALINGS}
+        return known.issuperset(names)
+
+    await until(is_read, "the asker has read the past", 30.0)
+
+
 @asynccontextmanager
 async def attacked_swarm(directory: Path) -> AsyncIterator[Scene]:
     """Start the swarm, and end it."""
@@ -85,6 +119,7 @@ async def attacked_swarm(directory: Path) -> AsyncIterator[Scene]:
     slices = LocalSlices(config, Library(home.models))
     try:
         await swarm.start()
+        await _be_well_known(swarm.asker)
         yield Scene(swarm, slices, await slices.model(DEMO_NAME), right)
     finally:
         await slices.close()

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,24 +18,30 @@ import numpy as np
 
 from credentials.keys import PeerId, SecretKey
 from kwaai.errors import KwaaiError
+from kwaai.intent.offer import CredentialRef
 from kwaai.net.channel import Channel
 from kwaai.net.libp2p_network import Libp2pNetwork
 from kwaai.net.links import Links
+from kwaai.node.capabilities import Capability, capabilities_of
 from kwaai.node.directory import Directory
-from kwaai.node.hop import ServedSession
+from kwaai.node.hop import ServedSession, _Work
 from kwaai.node.local_slices import LocalSlices
+from kwaai.node.negotiate import Negotiator
 from kwaai.node.slice_plan import LocalModel
 from kwaai.testing.shards import Board, Node
+from kwaai.trust.tiers import Floors, Tier
 from kwaai.types import LayerRange
 from kwaai.wire.codec import WireError
 from kwaai.wire.messages import Control, Failed, Open, Opened, Refused
+from kwaai.wire.records import Served
 from kwaai.wire.requester import HopPlan, plan_opens
 from kwaai.wire.session import Output
 from kwaai.wire.shard import encode, parse_control
 from kwaai.wire.step import Step, StepKind, encode_step, parse_data
 from kwaai.wire.tensors import Dtype
 
-_SEEDS = itertools.count(100)
+SEED_FIRST = 100
+_SEEDS = itertools.count(SEED_FIRST)
 
 Answer = Callable[["LyingSession", Output], Awaitable[None]]
 """What a lying hop does instead of sending an output."""
@@ -60,15 +66,16 @@ class LyingSession(ServedSession):
         type(self).begun += 1
         await super().live()
 
-    async def _send(self, output: Output) -> None:
+    async def _send(self, work: _Work, output: Output) -> None:
+        self._sending = work
         if output.step < self.from_step:
-            await super()._send(output)
+            await super()._send(work, output)
         else:
             await type(self).answer(self, output)
 
     async def honest(self, output: Output) -> None:
         """Send what should be sent."""
-        await super()._send(output)
+        await super()._send(self._sending, output)
 
     async def send(self, *parts: Any) -> None:
         """Send anything to the next hop."""
@@ -83,6 +90,25 @@ class LyingSession(ServedSession):
     async def tell(self, peer: PeerId, message: Control) -> None:
         """Send a control message to anybody that there is a link to."""
         await self._control.send(peer, message)
+
+
+class Willing:
+    """The policy of a node that takes whatever it is asked."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self._served = served
+
+    def tier(self, peer: PeerId) -> Tier:
+        return Tier.UNKNOWN
+
+    def floors(self) -> Floors:
+        return Floors()
+
+    def capabilities(self) -> Sequence[Capability]:
+        return capabilities_of(self._served, {})
+
+    def credentials(self) -> Sequence[CredentialRef]:
+        return ()
 
 
 class LyingHop:
@@ -115,7 +141,10 @@ class LyingHop:
         self.directory = Directory(self.network, secret, name=self.node.name)
         board = Board()
         board.pin(self.node, self.model, [self.layers], decode_us=1)
-        self.directory.set_served(board.pinned[self.peer].served, [self.node.address])
+        served = board.pinned[self.peer].served
+        self.directory.set_served(served, [self.node.address])
+        # It signs offers like everybody else: what is wrong with it comes after.
+        self.node.server.admit = Negotiator(self.network, secret, Willing(served)).admit
         await self.network.start()
         await self.directory.start()
 
