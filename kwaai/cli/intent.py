@@ -56,16 +56,7 @@ def add_parser(commands: Commands) -> None:
             metavar="NAME",
             help="a model of `kwaainet models list`, or a handle; the node's own if left out",
         )
-        parser.add_argument(
-            "--route",
-            choices=("auto", "alone", "peer", "split"),
-            help="who answers, as of `kwaainet shard run`; the node's setting if left out",
-        )
-        parser.add_argument(
-            "--privacy",
-            choices=("private", "fast"),
-            help="what peers see, as of `kwaainet shard run`; the node's setting if left out",
-        )
+        add_path_options(parser)
         parser.add_argument(
             "--prompt-tokens",
             type=whole_number_in(1, limits.INTENT_PROMPT_TOKENS_MAX),
@@ -74,6 +65,20 @@ def add_parser(commands: Commands) -> None:
             help="length of the prompt, which the time to the first token depends on (default: 1)",
         )
         add_demand_options(parser)
+
+
+def add_path_options(parser: argparse.ArgumentParser) -> None:
+    """Add which kind of path a request takes, and what peers see of it."""
+    parser.add_argument(
+        "--route",
+        choices=("auto", "alone", "peer", "split"),
+        help="who answers, as of `kwaainet shard run`; the node's setting if left out",
+    )
+    parser.add_argument(
+        "--privacy",
+        choices=("private", "fast"),
+        help="what peers see, as of `kwaainet shard run`; the node's setting if left out",
+    )
 
 
 def add_demand_options(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kwaai import limits
-from kwaai.cli.intent import add_demand_options, demand_of
+from kwaai.cli.intent import add_demand_options, add_path_options, demand_of
 from kwaai.cli.parser import Commands, UsageError, add_command, add_group, number
 
 if TYPE_CHECKING:
@@ -71,16 +71,7 @@ def _add_create(group: Commands) -> None:
         action="store_true",
         help="the prefix is the beginning of a plain prompt, not a system message",
     )
-    create.add_argument(
-        "--route",
-        choices=("auto", "alone", "peer", "split"),
-        help="who answers, as of `kwaainet shard run`; the node's setting if left out",
-    )
-    create.add_argument(
-        "--privacy",
-        choices=("private", "fast"),
-        help="what peers see, as of `kwaainet shard run`; the node's setting if left out",
-    )
+    add_path_options(create)
     add_demand_options(create)
 
 

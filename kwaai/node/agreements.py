@@ -31,6 +31,7 @@ from kwaai.node.receipts import EVIDENCE, Receipts
 from kwaai.node.remote import RemotePlan
 from kwaai.node.services import Ready
 from kwaai.node.spot_check import SpotChecker
+from kwaai.node.standings import early_stop_of
 from kwaai.node.swarm_generator import SwarmGenerator
 from kwaai.node.trust_control import Counterpart
 from kwaai.node.trust_control import ReceiptRow as ReceiptView
@@ -171,7 +172,7 @@ class Agreements:
     # Parts of these.
 
     def _early_stop(self, block_count: int) -> int:
-        return int(self._node.config.early_layers_share * block_count)
+        return early_stop_of(self._node.config.early_layers_share, block_count)
 
     def _on_receipt(self, row: ReceiptRow) -> None:
         if row.role == "requester" and row.counterpart is not None:

@@ -10,9 +10,15 @@ from collections.abc import Sequence
 
 from kwaai.config import Config
 from kwaai.intent.demand import Demand
-from kwaai.node.standings import Standings, breaks
+from kwaai.node.standings import (
+    Standings,
+    breaks,
+    early_stop_of,
+    floor_of,
+    is_particular,
+    owner_hops_of,
+)
 from kwaai.placement.paths import Path
-from kwaai.trust.tiers import Tier
 
 
 class PathCheck:
@@ -31,9 +37,9 @@ class PathCheck:
         if not peers:
             return ""
         floors = self._standings.floors
-        floor = max(floors.serve, demand.min_tier or Tier.UNKNOWN)
-        early_stop = int(self._config.early_layers_share * block_count)
-        current = bool(floor or demand.credentials or demand.allow or demand.deny)
+        floor = floor_of(floors, demand)
+        early_stop = early_stop_of(self._config.early_layers_share, block_count)
+        current = is_particular(floor, demand)
         if asks and (current or (floors.early_layers and early_stop)):
             await self._standings.prepare(list(dict.fromkeys(peers)), current=current)
         for hop in path.hops:
@@ -47,8 +53,7 @@ class PathCheck:
         return self._owners(peers, demand)
 
     def _owners(self, peers: Sequence[str], demand: Demand) -> str:
-        asked = (demand.owner_hops_max, self._config.owner_hops_max)
-        most = min((n for n in asked if n is not None), default=None)
+        most = owner_hops_of(self._config.owner_hops_max, demand)
         owners = Counter(self._standings.standing(peer).owner for peer in peers)
         for owner, count in sorted((o, n) for o, n in owners.items() if o):
             if most is not None and count > most:

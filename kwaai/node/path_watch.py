@@ -19,6 +19,7 @@ from kwaai.node.opening import OpenPath
 from kwaai.node.path_intents import PathIntents
 from kwaai.node.receipts import Receipts
 from kwaai.node.spot_check import MaySee, SpotChecker
+from kwaai.node.standings import floor_of
 from kwaai.node.trust_service import TrustService
 from kwaai.trust.tiers import Tier
 from kwaai.types import LayerRange
@@ -83,7 +84,7 @@ class PathWatch:
     def _may_see(self, demand: Demand, block_count: int) -> MaySee:
         """Return who might have been a hop of an answer that was asked for so."""
         early_stop, trust = self._early_stop(block_count), self._trust
-        floor = max(trust.floors.serve, demand.min_tier or Tier.UNKNOWN)
+        floor = floor_of(trust.floors, demand)
         asked = replace(demand, min_tier=None)
 
         def may_see(peer: PeerId, layers: LayerRange) -> bool:

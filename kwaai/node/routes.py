@@ -33,7 +33,15 @@ from kwaai.node.directory import Directory
 from kwaai.node.home import home_part
 from kwaai.node.local_slices import LocalSlices
 from kwaai.node.slice_plan import LocalModel
-from kwaai.node.standings import NoStandings, Standings, breaks
+from kwaai.node.standings import (
+    NoStandings,
+    Standings,
+    breaks,
+    early_stop_of,
+    floor_of,
+    is_particular,
+    owner_hops_of,
+)
 from kwaai.placement.paths import (
     Candidate,
     Choice,
@@ -200,13 +208,11 @@ class Routes:
     ) -> Asked:
         """Put together what the request asks and what the owner does."""
         floors, config = self._standings.floors, self._config
-        floor = max(floors.serve, demand.min_tier or Tier.UNKNOWN)
-        owner_hops = [n for n in (demand.owner_hops_max, config.owner_hops_max) if n is not None]
         constraints = Constraints(
-            floor=floor,
+            floor=floor_of(floors, demand),
             early_floor=floors.early_layers,
-            early_stop=int(config.early_layers_share * model.block_count),
-            owner_hops_max=min(owner_hops, default=None),
+            early_stop=early_stop_of(config.early_layers_share, model.block_count),
+            owner_hops_max=owner_hops_of(config.owner_hops_max, demand),
             token_s_max=_seconds(demand.token_ms_max),
             first_token_s_max=_seconds(demand.first_token_ms_max),
         )
@@ -216,7 +222,7 @@ class Routes:
     async def _know(self, asked: Asked, found: Sequence[_Found]) -> None:
         """Have what is known of the candidates current, where it decides."""
         demand, constraints = asked.demand, asked.constraints
-        current = bool(constraints.floor or demand.credentials or demand.allow or demand.deny)
+        current = is_particular(Tier(constraints.floor), demand)
         if current or (constraints.early_floor and constraints.early_stop):
             records = {record.peer: record for _, record in found}  # so many are asked at most
             known_first = sorted(records.values(), key=self.candidates.strangeness)

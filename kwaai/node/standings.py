@@ -48,6 +48,27 @@ class NoStandings:
         """See Standings."""
 
 
+def floor_of(floors: Floors, demand: Demand) -> Tier:
+    """Return the lowest tier that a hop may have: what the owner asks, or the demand if more."""
+    return max(floors.serve, demand.min_tier or Tier.UNKNOWN)
+
+
+def early_stop_of(share: float, block_count: int) -> int:
+    """Return the first layer that is not early, where `share` of a model is."""
+    return int(share * block_count)
+
+
+def owner_hops_of(setting: int | None, demand: Demand) -> int | None:
+    """Return how many hops of one owner a path may have: the less of two limits; None: no limit."""
+    asked = (demand.owner_hops_max, setting)
+    return min((most for most in asked if most is not None), default=None)
+
+
+def is_particular(floor: Tier, demand: Demand) -> bool:
+    """Whether who may be a hop depends on what is known of it now."""
+    return bool(floor or demand.credentials or demand.allow or demand.deny)
+
+
 def breaks(standings: Standings, demand: Demand, peer: str) -> tuple[str, ...]:
     """Return what of a demand keeps a peer out of a path, in words that are the same for every peer
     that it keeps out; its tier apart, which the planner holds against the floors.
