@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from kwaai.errors import DiskFull, Locked
+from kwaai.errors import ConfigError, DiskFull, Locked
 from kwaai.limits import LOCK_POLL_S, LOCK_TIMEOUT_S
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -152,3 +152,15 @@ def disk_full_reason(error: OSError) -> str:
     if error.errno == errno.EFBIG:
         return "the file is larger than this disk's format, or `ulimit -f`, allows"
     return "no room left on the disk"
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise what the disk says about `path` as DiskFull or ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{message}; free some space and try again") from error
+        raise ConfigError(message) from error

@@ -210,7 +210,8 @@ def check_output(path: Path | None) -> None:
 
 def write_output(path: Path, data: bytes) -> None:
     """Write a new file that only this user can read. What is there is never replaced."""
-    from kwaai.store.key_file import create_exclusive, disk_errors
+    from kwaai.atomic import disk_errors
+    from kwaai.store.key_file import create_exclusive
 
     with disk_errors(path):
         created = create_exclusive(path, data, 0o600)

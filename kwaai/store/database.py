@@ -1,212 +1,28 @@
-"""The wallet's database: one encrypted SQLite file, one connection, one transaction at a time.
+"""The wallet's database: one encrypted SQLite file (`kwaai.sqlite`) with the wallet's tables.
 
-Pages, and with them the write-ahead log, are encrypted with ChaCha20-Poly1305 under a key of 32
-random bytes (SQLite3 Multiple Ciphers, "sqleet"); temporary data stays in memory. Outside the
-ciphertext are bytes 16 to 23 of the file (page size, format), and in the log its page numbers.
-
-A `Database` may be used from any thread: a transaction holds a lock, so that others wait. Other
-processes may read and write at the same time: SQLite's own locks keep them apart, and who waits
-longer than `WALLET_BUSY_S` is told so. What a `write` has left is on the disk (synchronous FULL).
 Does not know what the tables mean, and makes no key: `kwaai.store.wallet_key` does.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-import apsw
-
-from kwaai.errors import ConfigError, DiskFull, FileCorrupt, Locked, ResourceError, UserError
+from kwaai import sqlite
 from kwaai.limits import WALLET_BUSY_S, WALLET_CACHE_BYTES
-from kwaai.store.key_file import disk_errors
+from kwaai.sqlite import KEY_BYTES, Database, check_mode, create_database
 from kwaai.store.migrations import APPLICATION_ID, MIGRATIONS
 
-DATABASE_MODE = 0o600
-KEY_BYTES = 32
-_RESTORE = "restore it from a backup: kwaainet credential restore"
-
-
-class Database:
-    """An open database. Made by `open_database`."""
-
-    def __init__(self, path: Path, connection: apsw.Connection) -> None:
-        self.path = path
-        self._connection = connection
-        self._lock = threading.RLock()
-        self._writing = False
-
-    def __repr__(self) -> str:
-        return f"Database({str(self.path)!r})"
-
-    @contextlib.contextmanager
-    def read(self) -> Iterator[apsw.Connection]:
-        """Hold the connection while one state of the database is read. Inside a `write` of the same
-        thread it is that one's state.
-        """
-        with self._transaction(writing=False) as connection:
-            yield connection
-
-    @contextlib.contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
-        """Hold the connection, alone among all processes, for changes that are kept together, or
-        not at all where the block raises. Inside another `write` of the same thread they are its.
-
-        Raises Locked where another process does not let go, DiskFull, FileCorrupt.
-        """
-        with self._transaction(writing=True) as connection:
-            yield connection
-
-    def check(self) -> None:
-        """Read every page and index. Raises FileCorrupt."""
-        with self.read() as connection:
-            found = connection.execute("PRAGMA integrity_check(1)").get
-            broken = connection.execute("PRAGMA foreign_key_check").fetchall()
-        if found != "ok" or broken:
-            said = found if found != "ok" else "rows without the rows that they belong to"
-            raise FileCorrupt(f"the wallet {self.path} is damaged ({said:.200}); {_RESTORE}")
-
-    def close(self) -> None:
-        """Close the connection: the last one to do so tidies the log away. Twice is once."""
-        with self._lock, _errors_named(self.path):
-            self._connection.close()
-
-    @contextlib.contextmanager
-    def _transaction(self, *, writing: bool) -> Iterator[apsw.Connection]:
-        with self._lock, _errors_named(self.path):
-            connection = self._connection
-            if connection.in_transaction:
-                if writing and not self._writing:
-                    raise RuntimeError("a write inside a read could meet another's change")
-                yield connection
-                return
-            connection.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
-            self._writing = writing
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # SQLite ends it by itself on a full disk
-                    connection.execute("ROLLBACK")
-                raise
-
-
-def create_database(path: Path) -> None:
-    """Put an empty file, which the log's files take their mode from, where none is."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    with disk_errors(path):
-        descriptor = os.open(path, flags, DATABASE_MODE)
-        try:
-            os.fchmod(descriptor, DATABASE_MODE)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+__all__ = ["KEY_BYTES", "Database", "check_mode", "create_database", "open_database"]
 
 
 def open_database(path: Path, key: bytes) -> Database:
-    """Open a database that is there, and bring it to today's version. An empty file becomes one.
-
-    The caller keeps others from opening it meanwhile. Raises ConfigError (mode, newer version),
-    FileCorrupt (not under this key, or damaged), Locked, DiskFull.
-    """
-    check_mode(path)
-    with _errors_named(path):
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        try:
-            _set_key(connection, key)
-            connection.set_busy_timeout(int(WALLET_BUSY_S * 1000))
-            connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-            connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-            connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
-            connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-            connection.pragma("journal_mode", "wal")
-            connection.pragma("synchronous", "full")
-            connection.pragma("foreign_keys", True)
-            connection.pragma("temp_store", "memory")
-            connection.pragma("cache_size", -(WALLET_CACHE_BYTES // 1024))
-            _migrate(path, connection)
-        except BaseException:
-            connection.close()
-            raise
-    return Database(path, connection)
-
-
-def check_mode(path: Path) -> None:
-    """Refuse a file that other users may read or write. Raises ConfigError."""
-    with disk_errors(path):
-        status = os.lstat(path)
-    mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{path} is not a regular file; move it away")
-    if mode & 0o077:
-        raise ConfigError(f"{path} is open to other users (mode {mode:04o}); run: chmod 600 {path}")
-
-
-def _set_key(connection: apsw.Connection, key: bytes) -> None:
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"a database key has {KEY_BYTES} bytes")
-    connection.execute("PRAGMA cipher = 'chacha20'", can_cache=False)
-    # "raw:" says that the key is one, and no passphrase to derive one from.
-    raw = (b"raw:" + key).hex()
-    try:
-        connection.execute(f"PRAGMA hexkey = '{raw}'", can_cache=False)
-    except apsw.Error as error:
-        raise ConfigError(
-            f"this SQLite cannot encrypt ({type(error).__name__}); install apsw-sqlite3mc"
-        ) from None  # the message could hold the statement, and that the key
-
-
-def _migrate(path: Path, connection: apsw.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = connection.pragma("user_version")
-        application = connection.pragma("application_id")
-        if version > len(MIGRATIONS) and application == APPLICATION_ID:
-            raise ConfigError(
-                f"the wallet {path} was made by a newer kwaainet (version {version}, this one knows"
-                f" {len(MIGRATIONS)}); update kwaainet"
-            )
-        if version and application != APPLICATION_ID:
-            raise FileCorrupt(f"{path} is a database, and no wallet; move it away")
-        for step in MIGRATIONS[version:]:
-            connection.execute(step)
-        connection.pragma("application_id", APPLICATION_ID)
-        connection.pragma("user_version", len(MIGRATIONS))
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextlib.contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except apsw.BusyError as error:
-        raise Locked(
-            f"the wallet {path} is in use by another process for longer than {WALLET_BUSY_S:.0f} s;"
-            " try again",
-            retry_after_s=1.0,
-        ) from error
-    except UnicodeEncodeError as error:
-        raise UserError("this text is not UTF-8: nothing in a wallet has such a name") from error
-    except apsw.FullError as error:
-        raise DiskFull(
-            f"no room left on the disk for the wallet {path}; free some space"
-        ) from error
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise FileCorrupt(
-            f"the wallet {path} is damaged, or not under its key; {_RESTORE}"
-        ) from error
-    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
-        raise ConfigError(
-            f"the wallet {path} cannot be opened for writing ({error}); look at its mode and owner"
-        ) from error
-    except (apsw.IOError, apsw.NoMemError) as error:
-        raise ResourceError(f"the disk or memory failed the wallet {path}: {error}") from error
+    """Open a wallet's database, as `kwaai.sqlite.open_database` does."""
+    schema = sqlite.Schema(
+        what="wallet",
+        application_id=APPLICATION_ID,
+        migrations=tuple(MIGRATIONS),
+        remedy="restore it from a backup: kwaainet credential restore",
+        busy_s=WALLET_BUSY_S,
+        cache_bytes=WALLET_CACHE_BYTES,
+    )
+    return sqlite.open_database(path, schema, key)

@@ -9,7 +9,6 @@ passphrase, and says nothing of DIDs or signatures. The node's key is `identity_
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -22,10 +21,9 @@ from pathlib import Path
 from credentials.errors import KeyInvalid, SealInvalid
 from credentials.keys import SEED_BYTES, SecretKey, encode_key_file, parse_key_file
 from credentials.sealed import NONCE_BYTES, SALT_BYTES, Cost, is_sealed, open_sealed, seal
-from kwaai.atomic import exclusive_lock, write_atomic
+from kwaai.atomic import disk_errors, exclusive_lock, write_atomic
 from kwaai.errors import (
     ConfigError,
-    DiskFull,
     FileCorrupt,
     IdentitySealed,
     PassphraseWrong,
@@ -309,18 +307,6 @@ def key_lock(path: Path) -> Iterator[None]:
 def real_path(path: Path) -> Path:
     """Follow links: a file is replaced where it really is, not only where it is linked from."""
     return Path(os.path.realpath(path))
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Raise what the disk says about `path` as DiskFull or ConfigError."""
-    try:
-        yield
-    except OSError as error:
-        message = f"cannot write {path}: {_reason(error)}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{message}; free some space and try again") from error
-        raise ConfigError(message) from error
 
 
 def _reason(error: OSError) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from credentials.keys import SecretKey
 from credentials.sealed import Cost
+from kwaai.atomic import disk_errors
 from kwaai.errors import IdentityExists, OwnerMissing
 from kwaai.store.home import Home
 from kwaai.store.key_file import (
@@ -17,7 +18,6 @@ from kwaai.store.key_file import (
     KeyKind,
     Unlock,
     create_exclusive,
-    disk_errors,
     encode_key,
     is_key_sealed,
     load_key,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from credentials.keys import SecretKey
 from credentials.sealed import Cost
-from kwaai.atomic import exclusive_lock, write_atomic
+from kwaai.atomic import disk_errors, exclusive_lock, write_atomic
 from kwaai.errors import IdentityExists, WalletLocked
 from kwaai.limits import WALLET_BUSY_S
 from kwaai.store.home import Home
@@ -24,7 +24,6 @@ from kwaai.store.key_file import (
     KEY_MODE,
     Unlock,
     create_exclusive,
-    disk_errors,
     encode_key,
     environment_unlock,
     is_key_sealed,

@@ -27,7 +27,7 @@ from credentials.wallet import (
     WalletEntry,
     wallet_id,
 )
-from kwaai.atomic import exclusive_lock
+from kwaai.atomic import disk_errors, exclusive_lock
 from kwaai.errors import (
     BodyTooLarge,
     CredentialMissing,
@@ -48,7 +48,6 @@ from kwaai.limits import (
 from kwaai.store import wallet_rows
 from kwaai.store.database import Database, create_database, open_database
 from kwaai.store.home import DIRECTORY_MODE, Home
-from kwaai.store.key_file import disk_errors
 from kwaai.store.wallet_key import Opener, load_wallet_keys, new_wallet_keys
 
 __all__ = ["StoredCredential", "StoredStatusList", "Wallet", "WalletEntry", "open_wallet"]

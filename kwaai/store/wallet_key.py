@@ -19,11 +19,11 @@ from credentials.errors import SealInvalid
 from credentials.key_wrap import WRAP_NONCE_BYTES, unwrap_key, wrap_key
 from credentials.keys import SecretKey
 from credentials.sealed import NONCE_BYTES, SALT_BYTES, Cost, open_sealed, seal
-from kwaai.atomic import write_atomic
+from kwaai.atomic import disk_errors, write_atomic
 from kwaai.errors import FileCorrupt, WalletLocked
 from kwaai.limits import WALLET_KEY_BYTES_MAX, WALLET_KEY_SLOTS_MAX
 from kwaai.store.database import KEY_BYTES, check_mode
-from kwaai.store.key_file import check_passphrase, disk_errors
+from kwaai.store.key_file import check_passphrase
 
 PURPOSE: Final = "wallet-key"
 _RESTORE: Final = "restore it, or the whole home, from a backup"

@@ -18,6 +18,7 @@ import pytest
 
 from credentials.keys import SecretKey
 from credentials.wallet import WalletEntry, wallet_id
+from kwaai import sqlite
 from kwaai.errors import (
     BodyTooLarge,
     ConfigError,
@@ -488,7 +489,7 @@ def test_secrets_reach_no_message(home: Home) -> None:
         said = [repr(wallet), repr(wallet.database), repr(keys), str(keys)]
     (home.credentials / "wallet.db").write_bytes(b"x" * 8192)
 
-    for call in (lambda: open_wallet(home, SECRET), lambda: database._set_key(NO_CIPHERS, key)):
+    for call in (lambda: open_wallet(home, SECRET), lambda: sqlite._set_key(NO_CIPHERS, key)):
         with pytest.raises(KwaaiError) as caught:
             call()
         said.append("".join(traceback.format_exception(caught.value)))
