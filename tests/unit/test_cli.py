@@ -270,7 +270,10 @@ def _example(key: str) -> str:
     shares = {"early_layers_share": "0.3", "integrity_floor": "0.1", "spot_check_share": "0.5"}
     days = {"trust_half_life_days": "30", "trust_evidence_days": "30"}
     more = {"owner_hops_max": "2", "parts_on_demand": "2", "witness": "yes"}
-    return (examples | numbers | words | lists | tiers | shares | days | more).get(key, "text")
+    storage = {"storage_capacity_gb": "5", "storage_port": "1", "storage_tenant_tier": "unknown"}
+    storage |= {"storage_quota_mb": "10", "storage_replicas": "1", "vpk_mode": "both"}
+    every = examples | numbers | words | lists | tiers | shares | days | more | storage
+    return every.get(key, "/some" if key in ("storage_dir", "knowledge_dir") else "text")
 
 
 _DID = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"

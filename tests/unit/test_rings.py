@@ -130,11 +130,13 @@ def imported_names(path: Path) -> set[str]:
 
 IMPORTED_AS = {
     "apsw-sqlite3mc": "apsw",
+    "faiss-cpu": "faiss",
     "llama-cpp-python": "llama_cpp",
     "noiseprotocol": "noise",
     "protobuf": "google",
     "prometheus-client": "prometheus_client",
     "pynacl": "nacl",
+    "python-docx": "docx",
     "pyyaml": "yaml",
 }
 
