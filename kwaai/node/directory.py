@@ -24,6 +24,7 @@ from kwaai.node.gossip import Gossip
 from kwaai.node.rates import Rates
 from kwaai.node.record_dht import RecordDht
 from kwaai.types import ModelHandle
+from kwaai.wire.record_extra import encode_extra
 from kwaai.wire.record_store import Offer, RecordStore
 from kwaai.wire.records import NodeRecord, Served, is_same_content, sign_record
 
@@ -60,6 +61,7 @@ class Directory:
         self._rng = rng or random.Random()
         self._served: tuple[Served, ...] = ()
         self._links: tuple[str, ...] = ()
+        self._extra: dict[int, bytes] = {}
         self._store = RecordStore(network.peer_id)
         self._gossip = Gossip(network, self._store, now=now, rng=self._rng, on_offer=self._on_offer)
         self._dht = RecordDht(network, self._store, now=now, rng=self._rng, on_offer=self._on_offer)
@@ -112,6 +114,18 @@ class Directory:
             replace(s, model=_shortened(s.model, limits.RECORD_MODEL_BYTES_MAX)) for s in served
         )
         self._links = tuple(links)[: limits.RECORD_ADDRESSES_MAX]
+        self._changed.set()
+
+    def set_extra(self, tag: int, data: bytes | None) -> None:
+        """Announce this entry (`kwaai.wire.record_extra`) instead of the last one with its tag, at
+        once; None: none. Raises ValueError for more than a record takes.
+        """
+        if self._extra.get(tag) == data:
+            return
+        entries = {**self._extra, tag: data}
+        kept = {key: value for key, value in entries.items() if value is not None}
+        encode_extra(kept)
+        self._extra = kept
         self._changed.set()
 
     def records(self, handle: ModelHandle | None = None) -> tuple[NodeRecord, ...]:
@@ -229,6 +243,7 @@ class Directory:
             listen=tuple(a for a in listen if len(a) <= limits.RECORD_ADDRESS_BYTES_MAX),
             links=self._links,
             served=self._served,
+            extra=encode_extra(self._extra),
         )
 
     def _withdraw(self) -> bytes:
@@ -239,6 +254,7 @@ class Directory:
             listen=(),
             links=(),
             served=(),
+            extra=b"",
             withdrawn=True,
             expires_s=record.issued_s + limits.RECORD_LIFETIME_S_MAX,
         )
@@ -352,9 +368,9 @@ def _dialable_multiaddrs(texts: Sequence[str], least: Scope) -> tuple[str, ...]:
 
 
 def _place(record: NodeRecord) -> object:
-    """What a stranger looks up: where the node is, and which ranges it has."""
+    """What a stranger looks up: where the node is, which ranges it has, what else it offers."""
     ranges = tuple((s.handle, s.layers, s.head, s.state) for s in record.served)
-    return record.listen, record.links, ranges, record.withdrawn
+    return record.listen, record.links, ranges, record.extra, record.withdrawn
 
 
 def _shortened(text: str, bytes_max: int) -> str:
