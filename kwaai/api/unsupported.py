@@ -110,6 +110,8 @@ COMPLETION: dict[str, Rule] = {
     "best_of": (_is_n, "ranking more completions than are returned is not supported; leave it out"),
 }
 
+EMBEDDING: dict[str, Rule] = {"user": (_is_label, _LABEL)}
+
 MESSAGE: dict[str, Rule] = {
     "name": (_is(""), "names of participants are not supported; leave it out"),
     "tool_calls": (_is([]), "tool calls are not supported; leave it out"),

@@ -34,6 +34,10 @@ def _make_worker(header: ipc.Header) -> Any:
         from kwaai.inference.text_worker import TextWorker
 
         return TextWorker(header["path"], header["template"])
+    if role == "embedding":
+        from kwaai.inference.embedding_worker import EmbeddingWorker
+
+        return EmbeddingWorker(**header["embedding"])
     if role == "stock":
         from kwaai.inference.stock import StockModel
 

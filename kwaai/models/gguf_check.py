@@ -17,6 +17,7 @@ from kwaai.models.gguf_types import GGMLType, ValueType, pad
 from kwaai.models.slices import EMBEDDING, group_of
 
 TOKENIZERS: Final = ("llama", "gpt2", "no_vocab", "none")
+EMBEDDING_TOKENIZERS: Final = ("bert", "t5", *TOKENIZERS)
 _ARRAY, _STRING = ValueType.ARRAY, ValueType.STRING
 _UNUSABLE_TYPES: Final = (GGMLType.F64, GGMLType.Q8_1, GGMLType.Q8_K, GGMLType.I64)
 """No weight has these types, and ggml aborts when it must compute with them."""
@@ -27,11 +28,22 @@ def check_loadable(header: GGUFHeader, file_bytes: int) -> None:
 
     Raises FileCorrupt for what contradicts itself, ModelUnsupported for what is only not for us.
     """
+    _check(header, file_bytes, TOKENIZERS)
+
+
+def check_embedding_model(header: GGUFHeader, file_bytes: int) -> None:
+    """As `check_loadable`, for a model that only makes vectors of texts: BERT's tokenizer is one
+    more that is taken.
+    """
+    _check(header, file_bytes, EMBEDDING_TOKENIZERS)
+
+
+def _check(header: GGUFHeader, file_bytes: int, tokenizers: tuple[str, ...]) -> None:
     check_layout(header, file_bytes)
     _check_packed(header)
     _check_counts(header)
     _check_tensors(header)
-    _check_tokenizer(header)
+    _check_tokenizer(header, tokenizers)
 
 
 def _check_packed(header: GGUFHeader) -> None:
@@ -130,9 +142,9 @@ def _check_shapes(header: GGUFHeader) -> None:
             raise FileCorrupt(f"{tensor.name} has {tensor.dims[0]} columns, the model {embd}")
 
 
-def _check_tokenizer(header: GGUFHeader) -> None:
+def _check_tokenizer(header: GGUFHeader, tokenizers: tuple[str, ...]) -> None:
     kind = header.get("tokenizer.ggml.model", None)
-    if kind not in TOKENIZERS:
+    if kind not in tokenizers:
         raise ModelUnsupported(
             f"the tokenizer {kind!r} is not one of those that are proven here: {TOKENIZERS[:2]}"
         )
