@@ -171,7 +171,7 @@ class Read(Generic[T]):
             fresh = [(p, b) for p, b in pairs if b is not None and self.ids[p] not in self._values]
             positions, blobs = [p for p, _ in fresh], [b for _, b in fresh]
         objects = [(self.ids[p], b) for p, b in zip(positions, blobs, strict=True) if b is not None]
-        tally.payload_bytes += sum(len(blob) for _, blob in objects)
+        tally.payload_bytes += sum([len(blob) for _, blob in objects])
         if len(lacking) * 2 > len(call.positions):
             self.roster.paces[call.member].ended("failed", now_s)
         if lacking:

@@ -259,14 +259,28 @@ def put_objects(connection: apsw.Connection, base: int, objects: Sequence[Object
     )
 
 
-def get_objects(connection: apsw.Connection, base: int, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+def get_objects(
+    connection: apsw.Connection, base: int, ids: Sequence[bytes], bytes_max: int | None = None
+) -> dict[bytes, bytes] | None:
+    """Return those objects that are there; None where they have more than `bytes_max` together: no
+    more than that is read.
+    """
+    objects: dict[bytes, bytes] = {}
     if not ids:
-        return {}
+        return objects
     found = connection.execute(
         "SELECT id, data FROM objects WHERE base = ? AND id IN carray(?)",
         (base, apsw.carray(tuple(ids))),
     )
-    return dict(found)
+    if bytes_max is None:
+        return dict(found)
+    total = 0
+    for object_id, data in found:
+        total += len(data)
+        if total > bytes_max:
+            return None
+        objects[object_id] = data
+    return objects
 
 
 def delete_objects(connection: apsw.Connection, base: int, ids: Sequence[bytes]) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,7 +183,13 @@ class HostStore:
         """
         with self._reader.read() as connection:
             kept = rows.find_base(connection, _tenant(connection, tenant).number, base)
-            found = {} if kept is None else rows.get_objects(connection, kept.number, ids)
+            found: dict[bytes, bytes] | None = {}
+            if kept is not None:
+                found = rows.get_objects(connection, kept.number, ids, bytes_max)
+                if found is None and bytes_max is not None:
+                    ids = _fitting(ids, rows.sizes(connection, kept.number, ids), bytes_max)
+                    found = rows.get_objects(connection, kept.number, ids)
+        found = found or {}
         objects = [found.get(object_id) for object_id in ids]
         return objects if bytes_max is None else _first_of(objects, bytes_max)
 
@@ -413,6 +419,16 @@ def _check_manifest(tenant: bytes, base: bytes, sequence: int, data: bytes) -> N
         raise StorageRefused(error.message) from error
     if found != sequence:
         raise StorageRefused(f"the manifest has number {found}, and was sent as {sequence}")
+
+
+def _fitting(ids: Sequence[bytes], sizes: Mapping[bytes, int], bytes_max: int) -> list[bytes]:
+    """Return the first ids whose objects have no more than `bytes_max` together; one at least."""
+    total = 0
+    for index, object_id in enumerate(ids):
+        total += sizes.get(object_id, 0)
+        if total > bytes_max and index:
+            return list(ids[:index])
+    return list(ids)
 
 
 def _first_of(objects: list[bytes | None], bytes_max: int) -> list[bytes | None]:

@@ -67,7 +67,7 @@ class PirTables:
         with self._lock:
             self._kept[number, row_bytes] = kept
             self._kept.move_to_end((number, row_bytes))
-            while sum(k.matrix.nbytes for k in self._kept.values()) > self._bytes_max:
+            while self._is_too_much():
                 self._kept.popitem(last=False)
         return kept
 
@@ -75,6 +75,11 @@ class PirTables:
         """Forget all."""
         with self._lock:
             self._kept.clear()
+
+    def _is_too_much(self) -> bool:
+        """Empty tables take no bytes, and memory all the same."""
+        nbytes = sum(kept.matrix.nbytes for kept in self._kept.values())
+        return nbytes > self._bytes_max or len(self._kept) > limits.STORAGE_PIR_TABLES_MAX
 
     def _read(
         self, connection: apsw.Connection, number: int, changes: int, row_bytes: int

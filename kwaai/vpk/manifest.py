@@ -380,7 +380,7 @@ def _read_segment(reader: Reader) -> SegmentRef:
 
 
 def _read_run(reader: Reader) -> RowRun:
-    run = RowRun(reader.uint(8), reader.uint(8), reader.uint(8))
+    run = RowRun(*(reader.uint(8, most=SEQUENCE_MAX) for _ in range(3)))
     if run.start >= run.stop:
         raise ValueError("a run of removed rows is empty")
     return run

@@ -8,29 +8,24 @@ sealed object".
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-import nacl.bindings
-import nacl.exceptions
-
 from kwaai.errors import SealBroken
 from kwaai.limits import VPK_SEALED_BYTES_MAX
+from kwaai.vpk import aead
+from kwaai.vpk.aead import NotAuthentic, decrypt_each, encrypt_each
 from kwaai.vpk.keys import KINDS, VECTOR, BaseKeys
 from kwaai.vpk.types import ID_BYTES, Object
 
-NONCE_BYTES: Final = 24
-TAG_BYTES: Final = 16
-OVERHEAD_BYTES: Final = NONCE_BYTES + TAG_BYTES
+NONCE_BYTES: Final = aead.NONCE_BYTES
+OVERHEAD_BYTES: Final = aead.OVERHEAD_BYTES
 """Of every sealed object; of a padded one there is at least one byte more."""
 TENANT_BYTES: Final = 32
 
 _DOMAIN: Final = b"kwaai-vpk seal\x01"  # the last byte: the version
 _MARK: Final = b"\x80"  # ends the plain bytes; zeros follow (ISO/IEC 7816-4)
-_encrypt = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt
-_decrypt = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt
 
 
 def _size_classes() -> tuple[int, ...]:
@@ -89,22 +84,16 @@ def seal_many(
     size: int | None = None,
 ) -> list[Object]:
     """Return many (id, plain bytes) sealed, in the same order."""
-    key = keys.sealing_key(kind)
     place = _place(keys, tenant, kind)
-    nonces = os.urandom(NONCE_BYTES * len(plains))
-    sealed = []
-    at = 0
     for object_id, plain in plains:
         if len(object_id) != ID_BYTES:
             raise ValueError(f"an object's id has {ID_BYTES} bytes, not {len(object_id)}")
-        nonce = nonces[at : at + NONCE_BYTES]
-        at += NONCE_BYTES
-        if kind != VECTOR:
-            plain = _padded(plain, size)
-        elif size is not None and len(plain) + OVERHEAD_BYTES != size:
+        if kind == VECTOR and size is not None and len(plain) + OVERHEAD_BYTES != size:
             raise ValueError(f"a vector of {len(plain)} bytes does not make {size} sealed ones")
-        sealed.append((object_id, nonce + _encrypt(plain, place + object_id, nonce, key)))
-    return sealed
+    if kind != VECTOR:
+        plains = [(object_id, _padded(plain, size)) for object_id, plain in plains]
+    sealed = encrypt_each(keys.sealing_key(kind), place, plains)
+    return [(object_id, data) for (object_id, _), data in zip(plains, sealed, strict=True)]
 
 
 def open_sealed(keys: BaseKeys, tenant: bytes, kind: int, object_id: bytes, sealed: bytes) -> bytes:
@@ -117,16 +106,15 @@ def open_many(keys: BaseKeys, tenant: bytes, kind: int, objects: Sequence[Object
 
     Raises SealBroken, which names the first that was altered, moved or sealed with another key.
     """
-    key = keys.sealing_key(kind)
     place = _place(keys, tenant, kind)
-    plains = []
-    for object_id, sealed in objects:
-        try:
-            plain = _decrypt(sealed[NONCE_BYTES:], place + object_id, sealed[:NONCE_BYTES], key)
-        except (nacl.exceptions.CryptoError, ValueError) as error:
-            raise SealBroken(_broken(object_id, len(sealed))) from error
-        plains.append(plain if kind == VECTOR else _unpadded(plain, object_id))
-    return plains
+    try:
+        plains = decrypt_each(keys.sealing_key(kind), place, objects)
+    except NotAuthentic as error:
+        object_id, sealed = objects[error.index]
+        raise SealBroken(_broken(object_id, len(sealed))) from error
+    if kind == VECTOR:
+        return plains
+    return [_unpadded(p, object_id) for p, (object_id, _) in zip(plains, objects, strict=True)]
 
 
 def _place(keys: BaseKeys, tenant: bytes, kind: int) -> bytes:
