@@ -9,7 +9,6 @@ threads.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,25 +16,25 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kwaai import __version__, limits
 from kwaai.api.auth import check_key, make_guard
-from kwaai.api.errors import answer_or_tell, error_response, json_response
+from kwaai.api.errors import error_response, json_response
 from kwaai.api.jsonbody import read_json_body
+from kwaai.api.observed import make_observer, set_headers
 from kwaai.api.port import bound
 from kwaai.api.validation import explain
-from kwaai.errors import KwaaiError, TenantMissing
-from kwaai.log import get_logger
+from kwaai.errors import TenantMissing
 from kwaai.node.threads import Threads
 from kwaai.vpk.plain_store import PlainStore, PlainTenant
-
-log = get_logger(__name__)
 
 HOST: Final = "127.0.0.1"
 _HEALTH: Final = "/api/health"
 _GB: Final = 1e9
+_OBSERVE: Final = make_observer(
+    error_response, "the storage failed on this request; its log says why"
+)
 _TENANT_ID_CHARS_MAX: Final = 64
 
 _Id = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63, strict=True)]
@@ -106,7 +105,7 @@ def create_storage_app(
     """Return the routes over `store`. Raises UserError for a token that is easily guessed."""
     check_key(token)
     guards = [make_guard(None), make_guard(token, open_prefixes=(_HEALTH,))]
-    app = web.Application(middlewares=[_observe, *guards])
+    app = web.Application(middlewares=[_OBSERVE, *guards])
     threads = Threads(
         "storage-http",
         threads=limits.STORAGE_HTTP_THREADS,
@@ -114,7 +113,7 @@ def create_storage_app(
         what="storage requests",
     )
     app[_FACE] = StorageFace(store, peer, capacity_bytes, used_elsewhere, threads)
-    app.on_response_prepare.append(_set_headers)
+    app.on_response_prepare.append(set_headers)
     app.on_cleanup.append(_close)
     app.router.add_get(_HEALTH, _health)
     app.router.add_get("/api/tenants", _tenants)
@@ -245,31 +244,6 @@ async def _parse(request: web.Request, shape: type[_Parsed]) -> _Parsed:
         return shape.model_validate(body)
     except ValidationError as error:
         raise explain(error, tuple(shape.model_fields)) from None
-
-
-@web.middleware
-async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn failures into JSON and log the outcome; never what was asked."""
-    resource = request.match_info.route.resource
-    started_s = time.monotonic()
-    response = await answer_or_tell(request, handler, error_response, _on_defect)
-    log.info(
-        "request_served",
-        route=resource.canonical if resource is not None else "unmatched",
-        status=response.status,
-        elapsed_ms=round((time.monotonic() - started_s) * 1000, 1),
-    )
-    return response
-
-
-def _on_defect() -> KwaaiError:
-    log.exception("request_failed")
-    return KwaaiError("the storage failed on this request; its log says why")
-
-
-async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "kwaainet"
-    response.headers["X-Content-Type-Options"] = "nosniff"
 
 
 async def _close(app: web.Application) -> None:

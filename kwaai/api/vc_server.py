@@ -7,25 +7,21 @@ may ask, unless the caller opens it to all. Listening is `kwaai.api.port`.
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Middleware
 
 from kwaai.api.auth import STATUS_PREFIX, check_bind, check_key, make_guard
-from kwaai.api.errors import answer_or_tell, json_response
+from kwaai.api.errors import json_response
+from kwaai.api.observed import make_observer, set_headers
 from kwaai.api.port import bound
 from kwaai.api.vc_api import add_routes
 from kwaai.api.vc_problems import problem_response
-from kwaai.errors import KwaaiError
-from kwaai.log import get_logger
 from kwaai.node.credential_office import CredentialOffice
 
 PORT_DEFAULT = 8765
-
-log = get_logger(__name__)
 
 
 def create_vc_app(
@@ -37,13 +33,15 @@ def create_vc_app(
     machine may ask, and no web page; `open_to_all` lets in whoever reaches the port. Raises
     UserError for an unusable key.
     """
-    middlewares: list[Middleware] = [_observe]
+    middlewares: list[Middleware] = [
+        make_observer(problem_response, "the node failed on this request; its log says why")
+    ]
     if api_key is not None:
         check_key(api_key)
     if api_key is not None or not open_to_all:
         middlewares.append(make_guard(api_key, open_prefixes=(STATUS_PREFIX,)))
     app = web.Application(middlewares=middlewares)
-    app.on_response_prepare.append(_set_headers)
+    app.on_response_prepare.append(set_headers)
     app.router.add_get("/health", _health)
     add_routes(app, lambda: office)
     return app
@@ -68,28 +66,3 @@ async def listening(
 
 async def _health(_: web.Request) -> web.Response:
     return json_response({"status": "ok"})
-
-
-@web.middleware
-async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn failures into problem details and log the outcome; never what was asked."""
-    resource = request.match_info.route.resource
-    started_s = time.monotonic()
-    response = await answer_or_tell(request, handler, problem_response, _on_defect)
-    log.info(
-        "request_served",
-        route=resource.canonical if resource is not None else "unmatched",
-        status=response.status,
-        elapsed_ms=round((time.monotonic() - started_s) * 1000, 1),
-    )
-    return response
-
-
-def _on_defect() -> KwaaiError:
-    log.exception("request_failed")
-    return KwaaiError("the node failed on this request; its log says why")
-
-
-async def _set_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "kwaainet"
-    response.headers["X-Content-Type-Options"] = "nosniff"
