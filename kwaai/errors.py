@@ -350,6 +350,10 @@ class BaseMissing(UserError):
     code, exit_code, http_status = "base_not_found", 66, 404
 
 
+class DocumentMissing(UserError):
+    code, exit_code, http_status = "document_not_found", 66, 404
+
+
 class BaseExists(UserError):
     code, http_status = "base_exists", 409
 

@@ -201,6 +201,9 @@ def _set_key(connection: apsw.Connection, key: bytes) -> None:
 
 
 def _migrate(path: Path, connection: apsw.Connection, schema: Schema) -> None:
+    current = connection.pragma("user_version"), connection.pragma("application_id")
+    if current == (len(schema.migrations), schema.application_id):
+        return  # nothing to write, for which a full disk had no room
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.pragma("user_version")

@@ -5,22 +5,30 @@ Knows no route: a `Shape` words the choices. Knows no engine: a `Generator` make
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from aiohttp import web
 
 from kwaai import limits
 from kwaai.api.bodies import Job
+from kwaai.api.control_bodies import to_json
 from kwaai.api.demand import header_text, path_headers
 from kwaai.api.errors import did_you_mean, json_response
 from kwaai.api.fanout import Events, fan_out
 from kwaai.api.metrics import Metrics
 from kwaai.api.replies import Answer, Envelope, Shape, usage
 from kwaai.api.sse import EventStream
-from kwaai.errors import Busy, KwaaiError, ModelNotFound, ResourceError
+from kwaai.errors import Busy, KwaaiError, ModelNotFound, ResourceError, Unauthorized
 from kwaai.node.generate import Finished, Generator, ModelCard, PathReport
+from kwaai.node.knowledge_answers import PREFIX as KNOWLEDGE_PREFIX
+
+KEY_NEEDED = (
+    "knowledge is for who has the API key, and this node has none: any user of this machine could "
+    "read it; name one with --api-key-file, or use `kwaainet rag`"
+)
 
 
 @dataclass(slots=True)
@@ -50,11 +58,20 @@ class Service:
         finally:
             self.requests_in_flight -= 1
 
+    def models(self) -> list[ModelCard]:
+        """Return the models that clients may ask: those of knowledge bases for who has a key."""
+        cards = self.generator.models()
+        if self.api_key is not None:
+            return cards
+        return [card for card in cards if not card.name.startswith(KNOWLEDGE_PREFIX)]
+
     def find_model(self, name: str) -> ModelCard:
         """Return the model with this name or handle. Raises ModelNotFound, and ResourceError while
         there is no model at all.
         """
-        cards = self.generator.models()
+        if name.startswith(KNOWLEDGE_PREFIX) and self.api_key is None:
+            raise Unauthorized(KEY_NEEDED, param="model")
+        cards = self.models()
         if not cards:
             health = self.generator.health()
             if health.get("status") in ("starting", "failed"):
@@ -114,7 +131,7 @@ async def _answer_whole(
         for index, (item, end) in enumerate(zip(answers, ends, strict=True))
     ]
     headers = {**_headers(card, ends[0].path), "Server-Timing": _server_timing(ends[0])}
-    body = envelope.wrap(shape.whole_object, choices, usage=usage(ends, job.n))
+    body = envelope.wrap(shape.whole_object, choices, usage=usage(ends, job.n), **_sources(ends))
     return json_response(body, headers=headers)
 
 
@@ -160,10 +177,21 @@ async def _send_chunks(
             choices.append(shape.closing(index, event.finish_reason))
         else:
             choices.append(shape.delta(index, event))
+        more = no_usage_yet | (_sources([event]) if isinstance(event, Finished) else {})
         for choice in choices:
             if choice is not None:
-                await stream.send(envelope.wrap(shape.chunk_object, [choice], **no_usage_yet))
+                await stream.send(envelope.wrap(shape.chunk_object, [choice], **more))
     return finished
+
+
+def _sources(ends: Sequence[Finished]) -> dict[str, Any]:
+    """Return the passages behind an answer from a knowledge base: what `[1]` in it means; and what
+    was missing when they were searched for.
+    """
+    first = next((end for end in ends if end.sources is not None), None)
+    if first is None:
+        return {}
+    return {"sources": to_json(first.sources), "degraded": to_json(first.degraded)}
 
 
 def _server_timing(finished: Finished) -> str:

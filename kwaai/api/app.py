@@ -20,6 +20,7 @@ from kwaai.api.bodies import parse_chat, parse_completion
 from kwaai.api.chat import ChatShape
 from kwaai.api.completions import CompletionShape
 from kwaai.api.demand import asked_in_headers
+from kwaai.api.embeddings import GetEmbedders, add_embeddings, listed_embedders
 from kwaai.api.errors import answer_or_tell, error_response, json_response
 from kwaai.api.jsonbody import read_json_body
 from kwaai.api.replies import model_object
@@ -28,6 +29,7 @@ from kwaai.log import get_logger
 from kwaai.node.generate import Generator
 
 if TYPE_CHECKING:
+    from kwaai.api.knowledge_api import GetKnowledge
     from kwaai.api.trust_api import GetTrust
     from kwaai.api.vc_work import GetOffice
 
@@ -48,9 +50,11 @@ def create_app(
     api_key: str | None = None,
     office: GetOffice | None = None,
     trust: GetTrust | None = None,
+    knowledge: GetKnowledge | None = None,
+    embedders: GetEmbedders | None = None,
 ) -> web.Application:
     """Return the API over `generator`, over the credential office that `office` gives, and over the
-    scores of peers that `trust` gives.
+    scores of peers that `trust` gives, and over the bases that `knowledge` gives.
 
     With `api_key` every route but /health needs it, and with an office /status/. Without one only
     this machine's programs may ask, none of them may sign as this node, and `kwaai.api.server`
@@ -79,16 +83,27 @@ def create_app(
         from kwaai.api.trust_api import add_trust_api
 
         add_trust_api(app, trust, is_refused=api_key is None)
+    if knowledge is not None:
+        from kwaai.api.knowledge_api import add_knowledge_api
+
+        add_knowledge_api(app, knowledge, is_refused=api_key is None)
+    if embedders is not None:
+        add_embeddings(app, embedders)
     return app
 
 
 async def _list_models(request: web.Request) -> web.Response:
-    cards = request.app[SERVICE].generator.models()
-    return json_response({"object": "list", "data": [model_object(card) for card in cards]})
+    cards = request.app[SERVICE].models()
+    models = [*map(model_object, cards), *listed_embedders(request.app)]
+    return json_response({"object": "list", "data": models})
 
 
 async def _show_model(request: web.Request) -> web.Response:
-    return json_response(model_object(request.app[SERVICE].find_model(request.match_info["model"])))
+    wanted = request.match_info["model"]
+    for model in listed_embedders(request.app):
+        if model["id"] == wanted:
+            return json_response(model)
+    return json_response(model_object(request.app[SERVICE].find_model(wanted)))
 
 
 async def _chat(request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,10 +25,12 @@ from kwaai.api.control_bodies import NODE, Body, parse_body, to_json
 from kwaai.api.control_circuits import add_circuit_routes
 from kwaai.api.control_credentials import add_credential_routes
 from kwaai.api.control_intent import add_intent_routes
+from kwaai.api.control_knowledge import add_knowledge_routes
+from kwaai.api.control_stream import Events, error_json, on_defect, stream_events
 from kwaai.api.control_trust import add_trust_routes
 from kwaai.api.demand import Asked
-from kwaai.api.errors import answer_or_tell, encode_json, json_response
-from kwaai.errors import KwaaiError, PeerError, UserError
+from kwaai.api.errors import answer_or_tell, json_response
+from kwaai.errors import KwaaiError, UserError
 from kwaai.log import get_logger
 from kwaai.node.control import NodeControl, ServeRequest
 from kwaai.node.generate import Finished, GenerationRequest, Generator, PathReport
@@ -100,6 +102,7 @@ def create_control_app(node: NodeControl) -> web.Application:
     add_circuit_routes(app.router)
     add_credential_routes(app.router)
     add_intent_routes(app.router)
+    add_knowledge_routes(app.router)
     add_trust_routes(app.router)
     return app
 
@@ -134,17 +137,6 @@ async def control_listening(node: NodeControl, path: Path) -> AsyncIterator[None
         await runner.cleanup()
 
 
-def error_json(error: KwaaiError) -> dict[str, Any]:
-    """Return an error so that `kwaai.cli.control` can raise it again."""
-    return {
-        "code": error.code,
-        "message": error.message,
-        "param": error.param,
-        "retry_after_s": error.retry_after_s,
-        "peer": error.peer if isinstance(error, PeerError) else None,
-    }
-
-
 async def _status(request: web.Request) -> web.Response:
     return json_response(to_json(request.app[NODE].status()))
 
@@ -177,35 +169,35 @@ async def _unserve(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, _Range)
     layers = body.layers()
 
-    async def work(events: _Events) -> None:
+    async def work(events: Events) -> None:
         withdrawn = await request.app[NODE].unserve(body.model, layers)
         await events.put({"event": "withdrawn", "ranges": to_json(withdrawn)})
 
-    return await _stream(request, work)
+    return await stream_events(request, work)
 
 
 async def _serve(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, _Range)
     wanted = ServeRequest(body.model, body.layers())
 
-    async def work(events: _Events) -> None:
+    async def work(events: Events) -> None:
         def say(text: str) -> None:
             events.push({"event": "note", "text": text})
 
         served = await request.app[NODE].serve(wanted, say)
         await events.put({"event": "served", **to_json(served)})
 
-    return await _stream(request, work)
+    return await stream_events(request, work)
 
 
 async def _drain(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, _Grace)
 
-    async def work(events: _Events) -> None:
+    async def work(events: Events) -> None:
         cut = await request.app[NODE].drain(body.grace_s)
         await events.put({"event": "drained", "cut_off": cut})
 
-    return await _stream(request, work)
+    return await stream_events(request, work)
 
 
 async def _stop(request: web.Request) -> web.Response:
@@ -226,10 +218,10 @@ async def _answer(request: web.Request) -> web.StreamResponse:
         chat["model"] = cards[0].name if cards else "?"  # whatever: it says itself what is wrong
     wanted = parse_chat(chat).requests[0]
     wanted = Asked(privacy=body.privacy, route=body.route).apply(wanted)
-    return await _stream(request, lambda events: _generate(generator, wanted, events))
+    return await stream_events(request, lambda events: _generate(generator, wanted, events))
 
 
-async def _generate(generator: Generator, wanted: GenerationRequest, events: _Events) -> None:
+async def _generate(generator: Generator, wanted: GenerationRequest, events: Events) -> None:
     for card in generator.models():
         if wanted.model in (card.name, card.handle):
             await events.put({"event": "model", **to_json(card)})
@@ -252,94 +244,14 @@ def _path_json(path: PathReport) -> dict[str, Any]:
     return {**to_json(path), "text": path.text}
 
 
-class _Events:
-    """What a long request has to say, until it is written. Made in the event loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(limits.STREAM_EVENTS_MAX)
-
-    async def put(self, event: dict[str, Any] | None) -> None:
-        """Add an event, None after the last; wait while the reader is slow."""
-        await self._queue.put(event)
-
-    def push(self, event: dict[str, Any]) -> None:
-        """Add an event from any thread, without waiting: dropped where the reader is slow."""
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._push(event)
-        else:
-            self._loop.call_soon_threadsafe(self._push, event)
-
-    def _push(self, event: dict[str, Any]) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            self._queue.put_nowait(event)
-
-    async def get(self) -> dict[str, Any] | None:
-        return await self._queue.get()
-
-
-async def _stream(
-    request: web.Request, work: Callable[[_Events], Awaitable[None]]
-) -> web.StreamResponse:
-    """Write the events of `work` as lines; its failure is the last of them."""
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    await response.prepare(request)
-    events = _Events()
-    task = asyncio.create_task(_run(work, events))
-    try:
-        while (line := await _next_line(events)) is not None:
-            async with asyncio.timeout(limits.HTTP_WRITE_TIMEOUT_S):
-                await response.write(line)
-        await response.write_eof()
-    except (TimeoutError, ConnectionError):
-        if request.transport is not None:
-            request.transport.abort()  # the program has gone, or stopped reading
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    return response
-
-
-async def _next_line(events: _Events) -> bytes | None:
-    """The next event; an empty line where there is none for a while; None at the end."""
-    try:
-        async with asyncio.timeout(limits.CONTROL_HEARTBEAT_S):
-            event = await events.get()
-    except TimeoutError:
-        return b"\n"
-    return None if event is None else encode_json(event) + b"\n"
-
-
-async def _run(work: Callable[[_Events], Awaitable[None]], events: _Events) -> None:
-    try:
-        await work(events)
-    except KwaaiError as error:
-        await events.put({"event": "error", "error": error_json(error)})
-    except Exception:  # the service boundary: the node is somebody else's code
-        await events.put({"event": "error", "error": error_json(_on_defect())})
-    await events.put(None)
-
-
-_DEFECT = KwaaiError("the node failed on this request; `kwaainet logs` says why")
-
-
 @web.middleware
 async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn failures into JSON that `kwaai.cli.control` raises again."""
-    return await answer_or_tell(request, handler, _tell, _on_defect)
+    return await answer_or_tell(request, handler, _tell, on_defect)
 
 
 def _tell(failure: KwaaiError, _: Mapping[str, str]) -> web.Response:
     return json_response({"error": error_json(failure)}, status=failure.http_status)
-
-
-def _on_defect() -> KwaaiError:
-    log.exception("control_request_failed")
-    return _DEFECT
 
 
 class _Closed(asyncio.Protocol):

@@ -68,6 +68,7 @@ class KwaaiBody(_Strict):
     privacy: Literal["private", "fast"] | None = None
     route: Literal["auto", "alone", "peer", "split"] | None = None
     circuit: Annotated[str, Field(max_length=limits.CIRCUIT_NAME_CHARS_MAX)] | None = None
+    passages: int | None = Field(default=None, ge=1, le=limits.HITS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class Asked:
     route: Route | None = None
     circuit: str | None = None
     """The id or name of the circuit that is to answer."""
+    passages: int | None = None
+    """How many passages an answer from a knowledge base rests on."""
 
     def apply(self, request: GenerationRequest) -> GenerationRequest:
         """Return a request that asks for this too. Raises UserError where the two differ."""
@@ -89,6 +92,7 @@ class Asked:
             privacy=_same("privacy", self.privacy, request.privacy),
             route=_same("route", self.route, request.route),
             circuit=_same("circuit", self.circuit, request.circuit),
+            passages=request.passages if self.passages is None else self.passages,
         )
 
 
@@ -114,6 +118,7 @@ def asked_in_body(body: KwaaiBody | None) -> Asked:
         body.privacy,
         body.route,
         body.circuit,
+        body.passages,
     )
 
 

@@ -71,6 +71,23 @@ TRUST_STATS: dict[str, tuple[str, str]] = {
 }
 """Names of `TrustControl.stats()`, which a node's `Generator.stats()` has too."""
 
+KNOWLEDGE_STATS: dict[str, tuple[str, str]] = {
+    "knowledge_bases": ("gauge", "Knowledge bases that are open"),
+    "knowledge_bases_broken": ("gauge", "Knowledge bases on this disk that cannot be opened"),
+    "storage_tenants": ("gauge", "Tenants whose sealed objects this node hosts"),
+    "storage_objects": ("gauge", "Sealed objects of theirs"),
+    "storage_used_bytes": ("gauge", "Bytes of them"),
+    "storage_free_bytes": ("gauge", "Bytes that this node would still take"),
+    "storage_requests": ("counter", "Requests of tenants that were answered"),
+    "storage_refused": ("counter", "Requests of tenants and others that were refused"),
+    "storage_received_bytes": ("counter", "Bytes of such requests"),
+    "storage_sent_bytes": ("counter", "Bytes of the answers"),
+    "calls_made": ("counter", "Calls to other nodes over links"),
+    "calls_failed": ("counter", "Those that failed"),
+}
+"""Names of the stats of knowledge and of hosting, in `Generator.stats()` of a node too."""
+_ALL_STATS = GENERATOR_STATS | TRUST_STATS | KNOWLEDGE_STATS
+
 LABELLED_STATS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "trust_peers": (
         "gauge",
@@ -151,7 +168,7 @@ class _GeneratorStats(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._generator.stats()
-        for name, (kind, explained) in (GENERATOR_STATS | TRUST_STATS).items():
+        for name, (kind, explained) in _ALL_STATS.items():
             if name in stats:
                 yield _FAMILIES[kind](f"kwaai_{name}", explained, value=stats[name])
         for name, (kind, explained, label, values) in LABELLED_STATS.items():

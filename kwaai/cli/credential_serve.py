@@ -111,7 +111,7 @@ def _api_key(
 ) -> Iterator[str | None]:
     """Give the key for requests: the one in a file, or one for this run in a file of its own."""
     from kwaai.atomic import write_atomic
-    from kwaai.cli.secret_file import read_api_key
+    from kwaai.store.secret_file import read_api_key
 
     if arguments.no_auth:
         yield None

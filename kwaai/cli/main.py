@@ -27,14 +27,17 @@ from kwaai.cli import (
     models,
     node,
     p2p,
+    rag,
     reputation,
     serve,
     service,
     setup,
     shard,
     start,
+    storage,
     swarm,
     trust,
+    vpk,
 )
 from kwaai.cli.parser import Parser, UsageError, add_command, add_common_options, hint, parse
 from kwaai.errors import CredentialRefused, DiskFull, KwaaiError
@@ -48,6 +51,7 @@ _IMPORT_LOOK_S = 0.02
 _COMMANDS = (
     *(setup, start, node, logs, service),
     *(shard, swarm, p2p, models, serve),
+    *(rag, vpk, storage),
     *(config, identity, credential, trust, reputation, intent, bench),
 )
 

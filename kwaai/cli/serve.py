@@ -46,8 +46,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from kwaai.api.auth import check_bind
-    from kwaai.cli.secret_file import read_api_key
     from kwaai.cli.session import open_home, run_async
+    from kwaai.store.secret_file import read_api_key
 
     if arguments.local and arguments.slices not in (None, "1", "auto"):
         raise UsageError("--local runs the model in one piece; leave out --slices")

@@ -97,8 +97,8 @@ def node_arguments(arguments: argparse.Namespace) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     from kwaai.api.auth import check_bind
-    from kwaai.cli.secret_file import read_api_key
     from kwaai.cli.session import open_home
+    from kwaai.store.secret_file import read_api_key
 
     home, config = open_home(arguments)
     api_key = read_api_key(config.api_key_file) if config.api_key_file else None
@@ -254,7 +254,12 @@ def _add_faces(node: Node, home: Home, config: Config, api_key: str | None) -> N
 
     async def api(ready: Ready) -> None:
         app = create_app(
-            node.generator, api_key=api_key, office=node.office, trust=lambda: node.trust
+            node.generator,
+            api_key=api_key,
+            office=node.office,
+            trust=lambda: node.trust,
+            knowledge=lambda: node.knowledge,
+            embedders=lambda: node.embedders,
         )
         async with listening(app, config.api_host, config.api_port) as (host, port):
             shown = f"[{host}]" if ":" in host else host

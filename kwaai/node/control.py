@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from kwaai.node.circuit_control import CircuitControl
 from kwaai.node.generate import Generator
 from kwaai.node.intent_control import IntentControl
+from kwaai.node.knowledge_control import KnowledgeControl
 from kwaai.node.trust_control import PeerTrust, TrustControl
 from kwaai.placement.paths import Candidate, choose_range, inner_gaps, missing_ranges
 from kwaai.types import LayerRange, ModelHandle
@@ -301,6 +302,12 @@ class NodeControl(Protocol):
     @property
     def circuits(self) -> CircuitControl:
         """Paths that are kept open for reuse."""
+
+    @property
+    def knowledge(self) -> KnowledgeControl:
+        """Knowledge bases, and the hosts that keep them. Raises ResourceError while they are not
+        open.
+        """
 
     def status(self) -> NodeStatus: ...
 

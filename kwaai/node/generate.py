@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from kwaai.inference.sampling import SamplingParams
 from kwaai.intent.demand import Demand
+from kwaai.node.knowledge_control import HitRow
 from kwaai.placement.paths import Privacy, Route
 from kwaai.types import LayerRange, ModelHandle
 
@@ -102,6 +103,8 @@ class GenerationRequest:
     """What is asked of the peers of the path. None: what the node's settings ask."""
     circuit: str | None = None
     """The id or name of an open circuit that is to answer. None: a path of its own."""
+    passages: int | None = None
+    """How many passages of the base an answer from one rests on; None: as many as usual."""
     on_path: Callable[[PathReport], None] | None = None
     """Told which path is taken, before anything is computed."""
 
@@ -150,6 +153,12 @@ class Finished:
     timings: Timings
     path: PathReport | None = None
     """Where the generator chooses among paths."""
+    sources: tuple[HitRow, ...] | None = None
+    """Of an answer from a knowledge base: the passages that it was given, by number. None: it is
+    not from one.
+    """
+    degraded: tuple[str, ...] = ()
+    """What was missing when they were searched for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,12 @@ from kwaai.node.control import (
 from kwaai.node.credential_office import CredentialOffice
 from kwaai.node.credential_service import CredentialService
 from kwaai.node.directory import Directory
+from kwaai.node.embedders import Embedders
 from kwaai.node.home import memory_blocks
 from kwaai.node.intent_control import IntentControl
+from kwaai.node.knowledge_answers import KnowledgeAnswers
+from kwaai.node.knowledge_control import KnowledgeControl
+from kwaai.node.knowledge_parts import KnowledgeParts
 from kwaai.node.local_slices import LocalSlices
 from kwaai.node.services import Ready, Services
 from kwaai.node.serving import Serving
@@ -125,7 +129,13 @@ class Node:
         )
         self._agreements.attach(self._generator)
         self._witness = Witness(config, self.network, self._credentials, self._trust)
-        self.generator = Answers(self._generator, self._more_stats)
+        self._knowledge = KnowledgeParts(self, self._trust, secret)
+        self.generator = Answers(
+            KnowledgeAnswers(
+                self._generator, self._knowledge.service.names, self._knowledge.desk.find
+            ),
+            self._more_stats,
+        )
         self.services = Services()
         self._link_port = 0
         self._asked = asyncio.Event()
@@ -144,6 +154,8 @@ class Node:
         add("receipts", self._agreements.run_receipts)
         add("spot-checks", self._agreements.run_spot_checks)
         add("witness", self._witness.run)
+        add("storage", self._knowledge.run_storage)
+        add("knowledge", self._knowledge.service.run)
         add("serving", self._run_serving, wait_s=0)  # a large range takes minutes to load
         add("answers", self._run_answers, wait_s=limits.ANSWERS_WAIT_S)
 
@@ -191,6 +203,7 @@ class Node:
         """End everything that was started. Idempotent."""
         self.state = "stopping"
         await self.services.stop(limits.SERVICE_HURRY_S if self._hurry.is_set() else None)
+        await self._knowledge.stop()
         await self.slices.close()
         log.info("node_stopped", peer=self.network.peer_id)
 
@@ -298,6 +311,17 @@ class Node:
         """See NodeControl."""
         return self._generator.circuits
 
+    @property
+    def knowledge(self) -> KnowledgeControl:
+        """See NodeControl."""
+        self._knowledge.service.check_open()
+        return self._knowledge.desk
+
+    @property
+    def embedders(self) -> Embedders:
+        """What makes vectors, for the API."""
+        return self._knowledge.service.embedders
+
     def office(self) -> CredentialOffice:
         """Return what the API works with. Raises ResourceError while the wallet is not open."""
         return self._credentials.office()
@@ -343,6 +367,7 @@ class Node:
             **self._trust.stats(),
             **self._agreements.stats(),
             **self._witness.stats(),
+            **self._knowledge.stats(),
             "peers_connected": len(self.network.connections()),
             "links_open": len(self.links.all()),
             "links_lost": links.links_lost,

@@ -217,8 +217,11 @@ class StorageService:
         refusal = self._refusal(peer)
 
         def create() -> bytes:
-            known = {tenant.key: tenant.quota_bytes for tenant in store.tenants()}
+            tenants = store.tenants()
+            known = {tenant.key: tenant.quota_bytes for tenant in tenants}
             if refusal is None:
+                if request.tenant not in known:
+                    _check_count(sum(tenant.owner == peer for tenant in tenants))
                 given = self._quota(wanted.quota_bytes, known, request.tenant)
                 store.create_tenant(request.tenant, given, name=wanted.name, owner=peer)
             elif request.tenant not in known:
@@ -277,6 +280,14 @@ class StorageService:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(limits.STORAGE_TIDY_S):
                     await self._freed.wait()
+
+
+def _check_count(made: int) -> None:
+    """Raise StorageRefused for a peer that has made so many tenants: each is promised room."""
+    if made >= limits.STORAGE_TENANTS_PER_PEER_MAX:
+        raise StorageRefused(
+            f"your node has {made} tenants here already; delete one: kwaainet vpk tenant delete"
+        )
 
 
 def _cost(request: Request) -> int:

@@ -39,6 +39,7 @@ from kwaai.node.generate import (
 from kwaai.testing.circuit_control import FakeCircuits
 from kwaai.testing.generator import CARD, FakeGenerator
 from kwaai.testing.intent_control import FakeIntents, intent_view
+from kwaai.testing.knowledge_control import FakeKnowledge
 from kwaai.testing.trust_control import FakeTrust
 from kwaai.types import LayerRange
 
@@ -151,6 +152,7 @@ class FakeNode:
     trust: FakeTrust = field(init=False)
     intents: FakeIntents = field(init=False)
     circuits: FakeCircuits = field(init=False)
+    knowledge: FakeKnowledge = field(default_factory=FakeKnowledge)
 
     def __post_init__(self) -> None:
         self.credentials = FakeCredentials(self._called)

@@ -79,7 +79,8 @@ def test_a_life(home: Home) -> None:
     assert {row["name"]: row["state"] for row in node["services"]} == dict.fromkeys(
         (
             *("network", "links", "directory", "credentials", "trust", "receipts"),
-            *("spot-checks", "witness", "serving", "answers", "api", "control"),
+            *("spot-checks", "witness", "storage", "knowledge"),
+            *("serving", "answers", "api", "control"),
         ),
         "running",
     )

@@ -5,8 +5,6 @@ are told, and one revoked credential reroutes the next request.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,58 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from machine import Machine
 
-from kwaai.node.daemon import find_running
-from kwaai.store.home import Home
-from kwaai.testing.processes import TIMEOUT_S, kwaainet, until
+from kwaai.testing.processes import TIMEOUT_S, until
 
 pytestmark = pytest.mark.timeout(300)
-LOCAL = ("--port", "0", "--api-port", "0", "--listen-host", "127.0.0.1", "--no-mdns")
 QUESTION = "What is the capital of France?"
 PLEDGE = ("--claim", "pledgeName=the pledge", "--claim", f"pledgeHash=sha256:{'0' * 64}")
 CHECKED = ("--claim", "checksPassed=hardware", "--claim", "checkedAt=2026-11-20T10:00:00Z")
 CREDENTIALS = (("FiduciaryPledgeVC", PLEDGE), ("VerifiedNodeVC", CHECKED))
-
-
-@dataclass
-class Machine:
-    """A home with a node in it."""
-
-    name: str
-    path: Path
-    did: str = ""
-    peer: str = ""
-
-    def run(self, *arguments: str, code: int | None = 0, **environment: str) -> str:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("KWAAINET_HOME", str(self.path))
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            done = kwaainet(*arguments, code=code)
-            return done.stdout if code == 0 else done.stderr
-
-    def ask(self, *arguments: str) -> Any:
-        return json.loads(self.run(*arguments, "--json"))
-
-    def start(self, *arguments: str, **environment: str) -> dict[str, Any]:
-        self.run("setup", "--help")  # the home is made by what follows
-        told = self.run(
-            "start", "--daemon", "--name", self.name, *LOCAL, *arguments, "--json", **environment
-        )
-        report: dict[str, Any] = json.loads(told)
-        self.peer = report["peer"]
-        self.did = self.ask("identity", "show")["did"]
-        return report
-
-    def kill(self) -> None:
-        running = find_running(Home(self.path))
-        if running is not None:
-            processes = [psutil.Process(running.pid)]
-            processes += processes[0].children(recursive=True)
-            os.kill(running.pid, signal.SIGKILL)
-            psutil.wait_procs(processes, timeout=TIMEOUT_S)
 
 
 @dataclass
