@@ -182,7 +182,9 @@ def delete_files(directory: Path) -> None:
 
 def check_name(name: str) -> None:
     """Raises UserError for what cannot be a base's name."""
-    if not 1 <= len(name) <= VPK_BASE_NAME_CHARS_MAX or not name.isprintable() or "/" in name:
+    nbytes = len(name.encode("utf-8", "surrogatepass"))
+    long = nbytes > VPK_BASE_NAME_CHARS_MAX
+    if not name or long or not name.isprintable() or "/" in name:
         raise UserError(
             f"a knowledge base's name has 1 to {VPK_BASE_NAME_CHARS_MAX} printable characters, "
             "and no slash",

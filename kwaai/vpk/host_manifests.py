@@ -75,6 +75,8 @@ async def publish(
         *(_put_one(roster, i, base, sequence, data, timeout_s) for i in range(len(members)))
     )
     taken = [i for i, result in enumerate(results) if result is None]
+    for i in taken:
+        roster.taken[base, members[i].id] = sequence
     shown: list[tuple[int, M, bytes]] = []
     for i, result in enumerate(results):
         if isinstance(result, ManifestConflict):
@@ -116,12 +118,14 @@ async def newest(
     checked: list[tuple[str, M, bytes]] = []
     for i, answer in enumerate(answers):
         if answer is None:
+            _note_stale(roster, i, base, 0)
             without.append(members[i].id)
             continue
         manifest = None if isinstance(answer, KwaaiError) else _verified(roster, i, answer, verify)
         if manifest is None or isinstance(answer, KwaaiError):
             away.append(members[i].id)
         else:
+            _note_stale(roster, i, base, manifest.sequence)
             checked.append((members[i].id, manifest, answer))
     if not checked:
         return None
@@ -164,6 +168,15 @@ def _rival(
         roster.note(index, "wrong", "it refuses a manifest for an older one")
         return None
     return manifest
+
+
+def _note_stale(roster: Roster, index: int, base: bytes, shown: int) -> None:
+    """Tell of a host that shows an older manifest than one that it has taken from here."""
+    taken = roster.taken.get((base, roster.members[index].id), 0)
+    if shown < taken:
+        roster.note(
+            index, "stale", f"it took manifest {taken} of a base, and shows {shown or 'none'}"
+        )
 
 
 def _verified(roster: Roster, index: int, data: bytes, verify: Callable[[bytes], M]) -> M | None:

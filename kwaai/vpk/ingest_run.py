@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kwaai.errors import DocumentInvalid, ResourceError, UserError
 from kwaai.limits import (
+    DOCUMENT_BYTES_MAX,
     DOCUMENT_SNIFF_BYTES,
     INGEST_AHEAD_FILES,
     INGEST_BATCH_PASSAGES,
@@ -304,13 +305,17 @@ def _read_digest(path: Path, is_wanted: object) -> str | None:
     """Return a file's SHA-256; None for a binary one that is no document and nobody named."""
     descriptor, _ = open_regular(path)
     digest = hashlib.sha256()
+    nbytes = 0
     with os.fdopen(descriptor, "rb") as file:
-        head = file.read(DOCUMENT_SNIFF_BYTES)
+        head = file.read(DOCUMENT_SNIFF_BYTES) or b""  # None: a file of the kernel's that waits
         if not is_wanted and is_binary(head) and not is_document(path.name, head):
             return None
         digest.update(head)
         while piece := file.read(MIB):
             digest.update(piece)
+            nbytes += len(piece)
+            if nbytes > DOCUMENT_BYTES_MAX:  # the kernel has files of no size and no end
+                raise DocumentInvalid("it grows while it is read, or has no end")
     return digest.hexdigest()
 
 

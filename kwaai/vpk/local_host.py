@@ -96,11 +96,10 @@ class LocalHost:
 
 def _parts(objects: Sequence[Object]) -> Iterator[Sequence[Object]]:
     """Cut into transactions of a bounded number of objects and of bytes."""
-    if len(objects) <= limits.STORAGE_OBJECTS_MAX:
-        if sum([len(data) for _, data in objects]) <= limits.STORAGE_PUT_BYTES_MAX:
-            if objects:
-                yield objects
-            return
+    whole = sum([len(data) for _, data in objects])
+    if whole <= limits.STORAGE_PUT_BYTES_MAX and 1 <= len(objects) <= limits.STORAGE_OBJECTS_MAX:
+        yield objects
+        return
     start, nbytes = 0, 0
     for at, (_, data) in enumerate(objects):
         is_full = nbytes + len(data) > limits.STORAGE_PUT_BYTES_MAX

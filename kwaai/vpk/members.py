@@ -184,6 +184,8 @@ class Roster:
         self.spread = Spread([place_of(m, floor) for m in members])
         known = paces or {}
         self.paces = tuple(known.get(m.id) or Pace() for m in self.members)
+        self.taken: dict[tuple[bytes, str], int] = {}
+        """By base and host: the highest number of a manifest that it has taken from here."""
         self._floor, self._on_outcome = floor, on_outcome
         self._left: set[asyncio.Task[Any]] = set()
 

@@ -73,8 +73,6 @@ def encode_vectors(vectors: NDArray[np.float32]) -> list[bytes]:
     value = scale * int8, scale = largest magnitude / 127. Raises ValueError for values that are not
     finite and for shapes that cannot be.
     """
-    import numpy as np
-
     if vectors.ndim != 2 or not 1 <= vectors.shape[1] <= VPK_DIMENSION_MAX:
         raise ValueError(f"vectors are (n, 1 to {VPK_DIMENSION_MAX}), not {vectors.shape}")
     records = []

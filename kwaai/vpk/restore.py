@@ -37,12 +37,12 @@ class RemoteBase:
     """Who has its newest manifest."""
 
 
-async def find_bases(root: RootKey, hosts: HostSet) -> list[RemoteBase]:
+async def find_bases(root: RootKey, hosts: HostSet, only: bytes | None = None) -> list[RemoteBase]:
     """Return the bases of this root key that hosts have, by name; those that were never published
-    have no name, and are left out. Raises TooFewHosts.
+    have no name, and are left out. `only`: look at this one. Raises TooFewHosts.
     """
     found = []
-    for base_id in await hosts.bases():
+    for base_id in await hosts.bases() if only is None else (only,):
         try:
             newest = await hosts.get_manifest(base_id, partial(_verify, root.access(base_id)))
         except TooFewHosts:

@@ -546,6 +546,23 @@ async def test_a_liar_cannot_hold_up_publishing_or_roll_back() -> None:
     assert found.away == ("host0",)
 
 
+async def test_a_host_that_goes_back_on_what_it_took_is_told_of() -> None:
+    seen = Outcomes()
+    together, hosts = host_set(3, on_outcome=seen)
+    await together.put_manifest(BASE, 1, b"ours 1", verify)
+    hosts[0].away = True
+    await together.put_manifest(BASE, 2, b"ours 2", verify)
+    hosts[0].away = False
+    await together.get_manifest(BASE, verify)
+    assert "stale" not in seen.of("host0")  # it was away, and never took number 2
+    hosts[1].manifests[BASE] = (1, b"ours 1")
+    del hosts[2].manifests[BASE]
+    found = await together.get_manifest(BASE, verify)
+    assert found is not None
+    assert seen.of("host1") == ["stale"]
+    assert seen.of("host2") == ["stale"]
+
+
 async def test_manifests_when_hosts_are_away_or_full() -> None:
     together, hosts = host_set(2)
     hosts[0].away = True
