@@ -11,6 +11,7 @@ from kwaai import errors, limits
 from kwaai.api import unsupported
 from kwaai.api.app import create_app
 from kwaai.api.bodies import TEMPERATURE_DEFAULT, ChatBody, CompletionBody
+from kwaai.node.embedders import Embedders, EmbedderSettings
 from kwaai.testing.control import FakeNode
 from kwaai.testing.generator import FakeGenerator
 
@@ -19,14 +20,19 @@ IN_CODE = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`\n]+)`", DOC))))
 
 
 def test_every_route_is_in_the_docs_and_no_other() -> None:
-    trust = FakeNode().trust
-    router = create_app(FakeGenerator(), trust=lambda: trust).router
+    node = FakeNode()
+    router = create_app(
+        FakeGenerator(),
+        trust=lambda: node.trust,
+        knowledge=lambda: node.knowledge,
+        embedders=lambda: Embedders(EmbedderSettings(), Path()),
+    ).router
     served = {
         f"{route.method} {route.resource.canonical}"
         for route in router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
-    assert set(re.findall(r"^\| `((?:GET|POST) [^`]+)`", DOC, re.MULTILINE)) == served
+    assert set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", DOC, re.MULTILINE)) == served
 
 
 @pytest.mark.parametrize(

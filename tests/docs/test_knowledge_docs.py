@@ -1,14 +1,20 @@
-"""docs/knowledge.md gives the bounds, the states and the kinds of files that there are."""
+"""docs/knowledge.md gives the bounds, the states, the kinds of files, and the routes."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from aiohttp import web
 
 from kwaai import limits
+from kwaai.api.knowledge_api import add_knowledge_api
+from kwaai.node.knowledge_answers import PREFIX
+from kwaai.testing.knowledge_control import FakeKnowledge
 from kwaai.vpk.documents.kinds import MORE_SUFFIXES
+from kwaai.vpk.fusion import RANK_CONSTANT
 from kwaai.vpk.ingest import RowState
 
 DOC = (Path(__file__).parents[2] / "docs" / "knowledge.md").read_text(encoding="utf-8")
@@ -17,6 +23,14 @@ DOC = (Path(__file__).parents[2] / "docs" / "knowledge.md").read_text(encoding="
 @pytest.mark.parametrize(
     "text",
     [
+        f"over up to {limits.HOSTS_WANTED} nodes",
+        f"`top_k` ({limits.HITS_DEFAULT}, at most {limits.HITS_MAX})",
+        f"{limits.UPLOAD_FILES_MAX}, each up to {limits.UPLOAD_BYTES_MAX // limits.MIB} MiB",
+        f"away for {limits.KNOWLEDGE_AWAY_S / 60:.0f} minutes",
+        f"{limits.BASE_PIR_ROWS_READ} passages are read whatever is asked",
+        f"{limits.BASE_CANDIDATES_DEFAULT} candidates of 428 bytes",
+        f"1 / ({RANK_CONSTANT} + rank): at most {2 / (RANK_CONSTANT + 1):.3f}",
+        f"`{PREFIX}<base>`",
         f"about {limits.PASSAGE_TOKENS} tokens",
         f"the {limits.PASSAGE_TOKENS_MAX} that MiniLM reads",
         f"under {limits.PASSAGE_TOKENS_MIN} tokens",
@@ -36,3 +50,15 @@ DOC = (Path(__file__).parents[2] / "docs" / "knowledge.md").read_text(encoding="
 )
 def test_the_docs_say(text: str) -> None:
     assert text in " ".join(DOC.split())
+
+
+def test_the_routes_are_those_of_the_api() -> None:
+    app = web.Application()
+    add_knowledge_api(app, FakeKnowledge, is_refused=False)
+    served = {
+        f"{route.method} {route.resource.canonical}"
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    page = re.findall(r"^\| `((?:GET|POST|DELETE) [^`?]+)[`?]", DOC, re.MULTILINE)
+    assert set(page) == served

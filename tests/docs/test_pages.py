@@ -41,7 +41,10 @@ def commands(text: str) -> list[str]:
     return COMMAND.findall(text.replace("\\\n", " "))
 
 
-@pytest.mark.parametrize(("page", "least"), [("README.md", 5), ("docs/credentials.md", 25)])
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [("README.md", 5), ("docs/credentials.md", 25), ("docs/knowledge.md", 14)],
+)
 def test_commands_exist(page: str, least: int) -> None:
     shown = [line for block in blocks(page, "sh") for line in commands(block)]
     assert len(shown) >= least
