@@ -8,8 +8,10 @@ here: how many channels, how many calls at a time, for how long. The asking end 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -67,6 +69,8 @@ class CallServer:
         """The one that was opened first, first."""
         most = limits.CALL_CHANNELS_PER_PEER_MAX
         self._openings = Rates(limits.CALL_OPENINGS_PER_S, 2.0 * most)
+        self._unread: Counter[PeerId] = Counter()
+        """Bytes of answers that wait until their peers read."""
         self._is_stopped = False
         self.counts = CallCounts()
         links.on_lost(self._on_lost)
@@ -161,6 +165,24 @@ class CallServer:
     @property
     def is_stopped(self) -> bool:
         return self._is_stopped
+
+    def may_wait(self, peer: PeerId, nbytes: int) -> bool:
+        """Say whether an answer of so many bytes may wait until a peer reads it."""
+        return (
+            self._unread[peer] + nbytes <= limits.CALL_UNREAD_BYTES_PER_PEER_MAX
+            and self._unread.total() + nbytes <= limits.CALL_UNREAD_BYTES_MAX
+        )
+
+    @contextlib.contextmanager
+    def waiting(self, peer: PeerId, nbytes: int) -> Iterator[None]:
+        """Count an answer that waits."""
+        self._unread[peer] += nbytes
+        try:
+            yield
+        finally:
+            self._unread[peer] -= nbytes
+            if not self._unread[peer]:
+                del self._unread[peer]
 
     @property
     def idle_s(self) -> float:
@@ -308,9 +330,19 @@ class _AnsweringChannel:
             parts = [_encode_error(call.id, WorkerLost("this node failed to answer"))]
         try:
             if not self._channel.send_now(*parts):
-                await self._channel.send(*parts)
+                await self._wait_to_send(call.id, parts)
         except PeerError as error:
             log.debug("call_answer_unsent", peer=self.peer, reason=error.message)
+
+    async def _wait_to_send(self, call_id: int, parts: list[bytes]) -> None:
+        """Send when the peer reads. Who lets too much wait gets a word in place of each answer."""
+        nbytes = sum(map(len, parts))
+        if not self._server.may_wait(self.peer, nbytes):
+            unread = Busy("too many answers wait for you to read them", retry_after_s=1.0)
+            parts = [_encode_error(call_id, unread)]
+            nbytes = len(parts[0])
+        with self._server.waiting(self.peer, nbytes):
+            await self._channel.send(*parts)
 
 
 def _encode_error(call_id: int, error: KwaaiError) -> bytes:

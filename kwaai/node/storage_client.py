@@ -135,14 +135,19 @@ class RemoteHost:
 
         async def get(part: Sequence[bytes]) -> list[bytes | None]:
             found: list[bytes | None] = []
+            left = limits.STORAGE_GET_BYTES_SPARED + len(part) * limits.STORAGE_GET_BYTES_EACH
             while len(found) < len(part):  # each answer has one at least
                 rest = part[len(found) :]
-                found += await self._ask(
+                more = await self._ask(
                     Operation.GET,
                     bodies.encode_ids(base, rest),
                     partial(bodies.parse_objects, count=len(rest)),
                     lane,
                 )
+                left -= sum(len(blob) for blob in more if blob is not None)
+                if left < 0:
+                    raise self._misbehaved("sends more than anything that was put there has")
+                found += more
             return found
 
         parts = await _some_at_once(get, _parts(ids, limits.STORAGE_GET_IDS))

@@ -91,6 +91,8 @@ class HostStore:
             with writer.outside() as connection:
                 connection.pragma("journal_size_limit", limits.STORAGE_WAL_BYTES_MAX)
             reader = open_database(path, rows.SCHEMA, None)
+            with reader.outside() as connection:
+                connection.pragma("cache_size", -(limits.STORAGE_READ_CACHE_BYTES // 1024))
         except BaseException:
             writer.close()
             raise

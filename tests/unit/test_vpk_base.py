@@ -13,6 +13,7 @@ import pytest
 from kwaai.errors import (
     BaseExists,
     BaseMissing,
+    DocumentMissing,
     EmbedderMismatch,
     FileCorrupt,
     Locked,
@@ -237,7 +238,7 @@ async def test_what_is_replaced_is_deleted_at_the_hosts(tmp_path: Path, hosts: H
     await base.compact()
     assert await host.list_ids(base.id, b"", 8000) == []
     assert base.files() == {}
-    with pytest.raises(BaseMissing):
+    with pytest.raises(DocumentMissing):
         await base.delete_document("a.txt")
     base.close()
 

@@ -52,7 +52,7 @@ FIRST = Manifest(
         SegmentRef(b"s" * 16, 8192, 600_000, digest(b"s"), digest(b"r"), "4/8"),
         SegmentRef(b"t" * 16, 3, 1024, digest(b"t")),
     ),
-    removed=(RowRun(2**64 - 1, 5, 9),),
+    removed=(RowRun(2**63 - 1, 5, 9),),
     hosts=(HostRef("12D3KooWeve", "did:key:z6Mk", 1.5, True), HostRef("here", "", 1.0, False)),
     generation=2,
     replicas=2,
