@@ -24,7 +24,7 @@ from kwaai.vpk.manifest import digest
 from kwaai.vpk.seal import open_many, open_sealed
 from kwaai.vpk.segment_fetch import parse_reference
 from kwaai.vpk.segments import rows_of
-from kwaai.vpk.thin_store import cell_ids, parse_ref
+from kwaai.vpk.thin_store import cell_ids, centroids_id, parse_ref
 from kwaai.vpk.types import Object
 
 if TYPE_CHECKING:
@@ -89,17 +89,28 @@ class BaseHoldings:
             return open_many(core.keys, core.tenant, TEXT, [(object_id, sealed)])[0]
 
     def large(self) -> list[tuple[bytes, int, str]]:
-        """Return the segments at the hosts: id, bytes, coding."""
+        """Return the segments at the hosts, and the centroids of cells: id, bytes, coding."""
         with self._core.reader.read() as connection:
             refs = [
                 parse_reference(s.reference, s) for s in rows.segments(connection) if s.at_hosts
             ]
-        return [(ref.id, ref.size_bytes, ref.coding) for ref in refs]
+            cells = parse_ref(rows.get_meta(connection, "thin") or b"")
+        found = [(ref.id, ref.size_bytes, ref.coding) for ref in refs]
+        if cells is not None and cells.centroids_bytes:
+            coding = "whole" if cells.coding.is_whole else str(cells.coding)
+            name = centroids_id(self._core.keys, cells)
+            found.append((name, cells.centroids_bytes, coding))
+        return found
 
     def open_large(self, object_id: bytes, blob: bytes) -> bytes:
-        """Open a segment; raises SealBroken where it is not the one that was published."""
+        """Open a segment, or the centroids of cells; raises SealBroken where it is not the one that
+        was published.
+        """
         core = self._core
         with core.reader.read() as connection:
+            cells = parse_ref(rows.get_meta(connection, "thin") or b"")
+            if cells is not None and object_id == centroids_id(core.keys, cells):
+                return open_sealed(core.keys, core.tenant, CELL, object_id, blob)
             refs = [
                 parse_reference(s.reference, s)
                 for s in rows.segments(connection)

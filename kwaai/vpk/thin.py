@@ -36,7 +36,8 @@ _NUMBER_BYTES: Final = 6
 _ROW_BYTES: Final = 1 + _NUMBER_BYTES
 _CHOICES: Final = 8
 """Cells that a row may fall back to where its nearest are full."""
-_PART: Final = 8192
+_PART: Final = 2048
+"""Vectors compared with all centroids at a time: 40 MB."""
 _ROUNDS: Final = 10
 """Of k-means; more make cells little better."""
 
@@ -67,9 +68,8 @@ def build(
     width = code_bytes(dimension)
     if not 0 < count == len(rows) or len(codes) != count * width:
         raise UserError("an index for thin clients needs vectors, and a row and a code for each")
-    writers, which = np.unique(rows[:, 0], return_inverse=True)
-    if len(writers) > THIN_WRITERS_MAX or rows[:, 1].max() >> np.uint64(8 * _NUMBER_BYTES):
-        raise UserError("too many devices have written to this base: compact it")
+    if rows[:, 1].max() >> np.uint64(8 * _NUMBER_BYTES):
+        raise UserError("a row's number is larger than a bucket can hold")
     cells = max(1, min(count // THIN_ROWS_PER_CELL, THIN_CENTROID_BYTES_MAX // (2 * dimension)))
     spill = min(spill, cells)
     room = int(np.ceil(count * spill / cells * (1 + THIN_SLACK)))
@@ -77,20 +77,37 @@ def build(
         raise UserError(f"{count} rows of {dimension} dimensions are too many for thin clients")
     centroids = _centroids(vectors, cells)
     members = _assign(vectors, centroids, spill, room)
-    names = np.empty((count, _ROW_BYTES), np.uint8)
-    names[:, 0] = which
-    names[:, 1:] = rows[:, 1].astype("<u8").view(np.uint8).reshape(count, 8)[:, :_NUMBER_BYTES]
-    table = np.frombuffer(codes, np.uint8).reshape(count, width)
-    head = bytes((len(writers),)) + writers.astype("<u8").tobytes()
-    buckets = []
-    for cell in members:
-        body = names[cell].tobytes() + table[cell].tobytes()
-        padding = bytes((room - len(cell)) * (_ROW_BYTES + width))
-        buckets.append(len(cell).to_bytes(2, "little") + head + body + padding)
+    buckets = _buckets(rows, np.frombuffer(codes, np.uint8).reshape(count, width), members, room)
     about = bytes((_VERSION,)) + dimension.to_bytes(2, "little") + cells.to_bytes(4, "little")
     return ThinIndex(
         about + room.to_bytes(2, "little") + centroids.astype("<f2").tobytes(), tuple(buckets)
     )
+
+
+def _buckets(
+    rows: NDArray[np.uint64],
+    codes: NDArray[np.uint8],
+    members: Sequence[NDArray[np.int64]],
+    room: int,
+) -> list[bytes]:
+    """Return what each cell holds, all of one size. Each lists the writers of its own rows: every
+    opening of a base is another one, so a base has many.
+    """
+    named = [np.unique(rows[cell, 0], return_inverse=True) for cell in members]
+    slots = max(len(writers) for writers, _ in named)
+    if slots > THIN_WRITERS_MAX:
+        raise UserError("the rows of one cell are of too many writers")
+    numbers = rows[:, 1].astype("<u8").view(np.uint8).reshape(len(rows), 8)[:, :_NUMBER_BYTES]
+    buckets = []
+    for cell, (writers, which) in zip(members, named, strict=True):
+        names = np.empty((len(cell), _ROW_BYTES), np.uint8)
+        names[:, 0] = which
+        names[:, 1:] = numbers[cell]
+        head = len(cell).to_bytes(2, "little") + bytes((slots,)) + writers.astype("<u8").tobytes()
+        padding = bytes((room - len(cell)) * (_ROW_BYTES + codes.shape[1]))
+        head += bytes(8 * (slots - len(writers)))
+        buckets.append(head + names.tobytes() + codes[cell].tobytes() + padding)
+    return buckets
 
 
 class ThinCells:
@@ -163,22 +180,23 @@ class ThinCells:
 
 def _centroids(vectors: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
     """Return k-means centroids (cells, dimension) of a sample that is the same at every call."""
-    order = np.random.default_rng(1).permutation(len(vectors))
-    sample = np.asarray(vectors[order[: cells * THIN_SAMPLE_PER_CELL]], np.float32)
-    centroids = sample[:cells].copy()
+    chosen = np.random.default_rng(1).permutation(len(vectors))[: cells * THIN_SAMPLE_PER_CELL]
+    centroids = np.asarray(vectors[chosen[:cells]], np.float32)
+    labels = np.empty(len(chosen), np.int64)
     for _ in range(_ROUNDS):
-        labels = np.concatenate(
-            [
-                (sample[start : start + _PART] @ centroids.T - _halves(centroids)).argmax(axis=1)
-                for start in range(0, len(sample), _PART)
-            ]
-        )
-        by_cell = np.argsort(labels, kind="stable")
-        found, first, sizes = np.unique(labels[by_cell], return_index=True, return_counts=True)
-        centroids[found] = np.add.reduceat(sample[by_cell], first, axis=0) / sizes[:, None]
+        halves, sums = _halves(centroids), np.zeros_like(centroids)
+        for start in range(0, len(chosen), _PART):
+            part = np.asarray(vectors[chosen[start : start + _PART]], np.float32)
+            nearest = (part @ centroids.T - halves).argmax(axis=1)
+            labels[start : start + len(part)] = nearest
+            by_cell = np.argsort(nearest, kind="stable")
+            cell, first = np.unique(nearest[by_cell], return_index=True)
+            sums[cell] += np.add.reduceat(part[by_cell], first, axis=0)
+        found, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+        centroids[found] = sums[found] / sizes[:, None]
         empty = np.setdiff1d(np.arange(cells), found)
         crowded = np.argsort(-sizes, kind="stable")[: len(empty)]  # halved: one of it moves over
-        centroids[empty[: len(crowded)]] = sample[by_cell[first[crowded]]]
+        centroids[empty[: len(crowded)]] = vectors[chosen[first[crowded]]]
     return centroids.astype("<f2").astype(np.float32)
 
 

@@ -326,8 +326,11 @@ def test_cells() -> None:
     count, writers, writer = struct.unpack_from("<HBQ", index.buckets[0])
     assert 0 < count <= room
     assert (writers, writer) == (1, 7)
-    ref = thin_store.ThinRef(b"g" * 8, 5, b"p" * 16)
-    assert thin_store.encode_ref(ref) == b"\1" + b"g" * 8 + struct.pack(">I", 5) + b"p" * 16
+    ref = thin_store.ThinRef(b"g" * 8, 5, b"p" * 16, 200, 9000, Coding(4, 8))
+    said = struct.pack(">B8sI16sIIBB", 2, b"g" * 8, 5, b"p" * 16, 200, 9000, 4, 8)
+    assert thin_store.encode_ref(ref) == said
+    assert thin_store.parse_ref(said) == ref
+    assert f"({len(said)} bytes, big-endian" in DOC
 
 
 @pytest.mark.parametrize(
