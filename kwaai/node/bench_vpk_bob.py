@@ -140,24 +140,14 @@ async def _search(
     base: Base, data: VpkData, task: BobTask, watched: Sequence[_Watched]
 ) -> tuple[dict[str, Any], int]:
     """Return figures, and who wrote the rows that were found."""
-
-    def wanted(number: int) -> Query:
-        return Query(
-            vector=data.queries[number],
-            k=RECALL_AT,
-            candidates=task.candidates,
-            fulltext=False,
-            passages=False,
-        )
-
     for number in range(min(_WARM, len(data.queries))):
-        await base.search(wanted(number))
+        await base.search(_query(data, number, task.candidates))
     for host in watched:
         host.asked.clear()
     seconds, found, sizes, degraded, writer = [], [], [], 0, 0
     for number in range(len(data.queries)):
         started = time.perf_counter()
-        answer = await base.search(wanted(number))
+        answer = await base.search(_query(data, number, task.candidates))
         seconds.append(time.perf_counter() - started)
         found.append([hit.row[1] for hit in answer.hits])
         writer = answer.hits[0].row[0] if answer.hits else writer
@@ -173,6 +163,17 @@ async def _search(
         "poorer_answers": degraded,
     }
     return row, writer
+
+
+def _query(data: VpkData, number: int, candidates: int) -> Query:
+    """Return one query, of vectors alone: the data have no texts that hosts could be asked for."""
+    return Query(
+        vector=data.queries[number],
+        k=RECALL_AT,
+        candidates=candidates,
+        fulltext=False,
+        passages=False,
+    )
 
 
 def _leakage(
@@ -204,7 +205,7 @@ async def open_and_search(task: BobTask) -> dict[str, Any]:
         base = await Base.open(Path(task.directory) / "base", root, hosts)
         opened_s = time.perf_counter() - started
         try:
-            await base.search(Query(vector=data.queries[0], k=RECALL_AT, fulltext=False))
+            await base.search(_query(data, 0, task.candidates))
         finally:
             base.close()
         first_s = time.perf_counter() - started

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -37,11 +40,24 @@ _BLOCK: Final = 32
 """Rows that a fast scan reads together."""
 _LANES: Final = np.array([0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15])
 """Rows of a block in the order in which faiss puts their halves of bytes."""
+_SCANS: Final = 2
+_TURN: Final = 8192 * _BLOCK
+"""Rows that go into one scan before the next one's turn: fewer would be scanned by one thread
+before another has woken.
+"""
 _ENCODED: Final = 1024
 """Rows that are encoded at a time: 1.5 MB of float32 stay near the processor."""
 _REMOVED: Final = np.float32(1e30)
 """An offset that takes a row below every other: scores are minus a half of it."""
 _SCORE_MIN: Final = -1e29
+
+
+def load_early() -> None:
+    """Begin to load faiss in a thread, beside what else an opening does: the first index waits for
+    it. Idempotent.
+    """
+    if "faiss" not in sys.modules:
+        threading.Thread(target=importlib.import_module, args=("faiss",), daemon=True).start()
 
 
 def train(sample: NDArray[np.float32]) -> bytes:
@@ -87,19 +103,21 @@ class CodeIndex:
         self._rotation = _rotation(self.dimension, params[3:head])
         self._centre = centre @ self._rotation
         self._lock = threading.Lock()
-        self._index = _new_scan(self._centre)
+        self._scans = tuple(_new_scan(self._centre) for _ in range(_SCANS))
+        """Rows lie in them by turns, _TURN in each: two processors scan them at once."""
+        self._count = 0
         self._tail = np.empty((0, self.code_bytes), np.uint8)
         self._removed = 0
 
     @property
     def count(self) -> int:
         """Rows, removed ones included."""
-        return int(self._index.ntotal)
+        return self._count
 
     @property
     def nbytes(self) -> int:
         """Bytes of the codes in memory."""
-        return int(self._index.codes.size())
+        return sum(int(scan.codes.size()) for scan in self._scans)
 
     def encode(self, vectors: NDArray[np.float32]) -> bytes:
         """Return the codes of `vectors` (rows, dimension), one behind the other. Raises UserError
@@ -139,14 +157,22 @@ class CodeIndex:
         if not (np.abs(factors) < np.float32(1e18)).all():
             raise FileCorrupt("codes have numbers that no vector has")
         with self._lock:
-            start = self.count
-            blocks = start // _BLOCK  # full ones stay as they are
-            if count:
-                rows = np.concatenate((self._tail, rows))
-                whole = len(rows) // _BLOCK * _BLOCK
-                self._tail = rows[whole:].copy()
-                _write(self._index, blocks, _pack(rows, self.dimension), start + count)
-        return start
+            first = self._count
+            while len(rows):
+                piece = rows[: _TURN - self._count % _TURN]
+                rows = rows[len(piece) :]
+                self._add(piece)
+        return first
+
+    def _add(self, rows: NDArray[np.uint8]) -> None:
+        """Add rows of one turn."""
+        which, start = _place(self._count)
+        blocks = start // _BLOCK  # full ones stay as they are
+        self._count += len(rows)
+        joined = np.concatenate((self._tail, rows))
+        self._tail = joined[len(joined) // _BLOCK * _BLOCK :].copy()
+        packed = _pack(joined, self.dimension)
+        _write(self._scans[which], blocks, packed, start + len(rows))
 
     def remove(self, positions: NDArray[np.int64]) -> None:
         """Take rows out of what `search` finds; their positions stay taken. Idempotent. Raises
@@ -158,13 +184,10 @@ class CodeIndex:
                 return
             if positions[0] < 0 or positions[-1] >= self.count:
                 raise IndexError("a position that the index has not")
-            blocks = _memory(self._index).reshape(-1, self._index.get_block_stride())
-            factors = blocks[:, -_FACTOR_BYTES * _BLOCK :]
             row = np.frombuffer(np.array((_REMOVED, 0), "<f4").tobytes(), np.uint8)
-            lanes = (positions % _BLOCK)[:, None] * _FACTOR_BYTES + np.arange(_FACTOR_BYTES)
-            was = factors[positions[:, None] // _BLOCK, lanes].copy().view("<f4")[:, 0]
-            factors[positions[:, None] // _BLOCK, lanes] = row
-            self._removed += int((was != _REMOVED).sum())
+            which, places = _places(positions)
+            for number, scan in enumerate(self._scans):
+                self._removed += _overwrite(scan, places[which == number], row)
             tail = positions[positions >= self.count - len(self._tail)]
             self._tail[tail - (self.count - len(self._tail)), -_FACTOR_BYTES:] = row
 
@@ -185,9 +208,24 @@ class CodeIndex:
             count = min(count, self.count - self._removed)
             if count < 1:
                 return np.empty(0, np.int64), np.empty(0, np.float32)
-            scores, positions = self._index.search(rotated, count)
-        live = (positions[0] >= 0) & (scores[0] > _SCORE_MIN)
-        return positions[0][live], scores[0][live]
+            positions, scores = self._search(rotated, count)
+        live = (positions >= 0) & (scores > _SCORE_MIN)
+        return positions[live], scores[live]
+
+    def _search(
+        self, rotated: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        filled = [(n, scan) for n, scan in enumerate(self._scans) if scan.ntotal]
+        if len(filled) == 1:
+            return _find(filled[0][1], rotated, count)
+        others = [_threads().submit(_find, scan, rotated, count) for _, scan in filled[1:]]
+        found = [_find(filled[0][1], rotated, count), *(other.result() for other in others)]
+        positions = np.concatenate(
+            [_positions(n, places) for (n, _), (places, _) in zip(filled, found, strict=True)]
+        )
+        scores = np.concatenate([scores for _, scores in found])
+        best = np.lexsort((positions, -scores))[:count]
+        return positions[best], scores[best]
 
 
 def exact(
@@ -208,32 +246,32 @@ def _rotation(dimension: int, seed: bytes) -> NDArray[np.float32]:
     """
     if dimension == 1:
         return np.ones((1, 1), np.float32)
-    matrix = np.eye(dimension)
+    columns = np.eye(dimension)  # of the matrix, as rows here: they lie together in memory
     for number in range(3):
         stream = hashlib.shake_128(seed + bytes((number,))).digest(5 * dimension)
         signs = np.frombuffer(stream[:dimension], np.uint8) & 1
         order = np.argsort(np.frombuffer(stream[dimension:], "<u4"), kind="stable")
-        matrix = (matrix * (1.0 - 2.0 * signs))[:, order]
+        columns = (columns * (1.0 - 2.0 * signs)[:, None])[order]
         start = 0
         while start < dimension:
             size = 1 << ((dimension - start).bit_length() - 1)
-            _hadamard(matrix[:, start : start + size])
+            _hadamard(columns[start : start + size])
             start += size
-    rotation = np.ascontiguousarray(matrix, np.float32)
+    rotation = np.ascontiguousarray(columns.T, np.float32)
     rotation.flags.writeable = False
     return rotation
 
 
 def _hadamard(columns: NDArray[np.float64]) -> None:
-    """Transform rows in place: as many columns as a power of two."""
-    size = columns.shape[1]
+    """Transform in place: as many columns, one a row, as a power of two."""
+    size, length = columns.shape
     half = 1
     while half < size:
-        for start in range(0, size, 2 * half):
-            left = columns[:, start : start + half].copy()
-            right = columns[:, start + half : start + 2 * half]
-            columns[:, start : start + half] = left + right
-            columns[:, start + half : start + 2 * half] = left - right
+        pairs = columns.reshape(size // (2 * half), 2, half, length)
+        left, right = pairs[:, 0], pairs[:, 1]
+        difference = left - right
+        left += right
+        right[:] = difference
         half *= 2
     columns /= size**0.5
 
@@ -270,6 +308,52 @@ def _verify_packing() -> None:
             f"faiss {faiss.__version__} keeps its codes in a form that this program does not know: "
             "install the release of faiss-cpu that kwaainet asks for"
         )
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_SCANS - 1, thread_name_prefix="scan")
+
+
+def _find(
+    scan: Any, rotated: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return places in one scan, and scores; -1 for rows that it has not."""
+    import faiss
+
+    if faiss.omp_get_max_threads() != 1:  # of this thread: one query is no work for more
+        faiss.omp_set_num_threads(1)
+    scores, places = scan.search(rotated, count)
+    return places[0], scores[0]
+
+
+def _place(position: int) -> tuple[int, int]:
+    """Return which scan has a position, and where in it."""
+    turn, rest = divmod(position, _TURN)
+    return turn % _SCANS, turn // _SCANS * _TURN + rest
+
+
+def _places(positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The same, of many."""
+    turn, rest = np.divmod(positions, _TURN)
+    return turn % _SCANS, turn // _SCANS * _TURN + rest
+
+
+def _positions(which: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions of places in a scan; -1 for -1."""
+    turn, rest = np.divmod(places, _TURN)
+    return np.where(places < 0, -1, (turn * _SCANS + which) * _TURN + rest)
+
+
+def _overwrite(scan: Any, places: NDArray[np.int64], row: NDArray[np.uint8]) -> int:
+    """Put other numbers beside the signs of some rows; return how many had others."""
+    blocks = _memory(scan).reshape(-1, scan.get_block_stride())
+    factors = blocks[:, -_FACTOR_BYTES * _BLOCK :]
+    lanes = (places % _BLOCK)[:, None] * _FACTOR_BYTES + np.arange(_FACTOR_BYTES)
+    at = places[:, None] // _BLOCK
+    was = factors[at, lanes]
+    factors[at, lanes] = row
+    return int((was != row).any(axis=1).sum())
 
 
 def _memory(index: Any) -> NDArray[np.uint8]:

@@ -129,6 +129,9 @@ class Read(Generic[T]):
         another, where it lies first."""
         if not self.ids:
             return
+        if len(self.roster.members) == 1:
+            self._ask(0, list(range(len(self.ids))), now_s)
+            return
         holders = self.roster.spread.holders(self.ids, self.replicas)
         costs = np.array([pace.cost_s(now_s) for pace in self.roster.paces])[holders]
         near = costs <= costs.min(axis=1, keepdims=True) * _NEAR_FACTOR + _NEAR_S

@@ -158,10 +158,13 @@ async def search(core: Core, query: Query) -> Answer:
     began_s = time.perf_counter()
     local, keys = await asyncio.to_thread(_scan, core, vector, query)
     under_way.took("scan", began_s)
-    by_text, by_vector = await asyncio.gather(
-        _rank_texts(under_way),
-        _rank_vectors(under_way, vector, local, keys),
-    )
+    by_text: list[Ranked] = []
+    if query.fulltext and query.text:
+        by_text, by_vector = await asyncio.gather(
+            _rank_texts(under_way), _rank_vectors(under_way, vector, local, keys)
+        )
+    else:
+        by_vector = await _rank_vectors(under_way, vector, local, keys)
     under_way.explain = replace(under_way.explain, text_ranked=len(by_text))
     fused = fuse(
         by_vector,
@@ -188,11 +191,8 @@ def _scan(
 
 async def _rank_texts(under_way: _Search) -> list[Ranked]:
     """Return the rows that have words of the query, the best first."""
-    query = under_way.query
-    if not query.fulltext or not query.text:
-        return []
     began_s = time.perf_counter()
-    found = await asyncio.to_thread(_find_texts, under_way.core, query.text)
+    found = await asyncio.to_thread(_find_texts, under_way.core, under_way.query.text)
     under_way.took("fulltext", began_s)
     return found
 

@@ -105,7 +105,7 @@ def decode_vectors(records: Sequence[bytes], dimension: int) -> NDArray[np.float
     import numpy as np
 
     size = vector_bytes(dimension)
-    if any(len(record) != size for record in records):
+    if set(map(len, records)) - {size}:
         raise RecordInvalid(f"a vector of {dimension} dimensions has {size} bytes")
     rows = np.frombuffer(b"".join(records), _vector_type(dimension))
     scale = rows["scale"].astype(np.float32)
