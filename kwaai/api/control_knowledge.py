@@ -34,6 +34,14 @@ class _OfOrAll(Body):
     base: _BaseOrAll = ""
 
 
+class _Restore(_OfOrAll):
+    thin: bool = False
+
+
+class _Thin(_Of):
+    off: bool = False
+
+
 class _Create(Body):
     base: _Base
     mode: Literal["sealed", "oblivious"] = "sealed"
@@ -200,10 +208,19 @@ async def _destroy(request: web.Request) -> web.StreamResponse:
 
 
 async def _restore(request: web.Request) -> web.StreamResponse:
-    body = await parse_body(request, _OfOrAll)
+    body = await parse_body(request, _Restore)
 
     async def work() -> dict[str, Any]:
-        return {"bases": to_json(await _knowledge(request).restore(body.base))}
+        return {"bases": to_json(await _knowledge(request).restore(body.base, thin=body.thin))}
+
+    return await _long(request, work)
+
+
+async def _thin(request: web.Request) -> web.StreamResponse:
+    body = await parse_body(request, _Thin)
+
+    async def work() -> dict[str, Any]:
+        return {"base": to_json(await _knowledge(request).thin(body.base, off=body.off))}
 
     return await _long(request, work)
 
@@ -288,6 +305,7 @@ _POST: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
     "knowledge/export": _export,
     "knowledge/destroy": _destroy,
     "knowledge/restore": _restore,
+    "knowledge/thin": _thin,
     "knowledge/share": _share,
     "knowledge/attach": _attach,
     "vpk/resolve": _resolve,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Handler
 from pydantic import Field
 
@@ -97,8 +98,9 @@ async def _receive_all(request: web.Request, base: str, paths: list[str]) -> Non
                 raise UserError(f"one request has at most {limits.UPLOAD_FILES_MAX} files")
             paths.append(await knowledge.upload_path(base, part.filename))
             await _receive(part, Path(paths[-1]))
-    except ValueError as error:  # aiohttp's, for a body that is not what its header says
-        raise UserError(f"the body is no multipart/form-data: {error}") from None
+    except (ValueError, BadHttpMessage) as error:  # aiohttp's, for what is not what it says
+        why = getattr(error, "message", "") or str(error)
+        raise UserError(f"the body is no multipart/form-data: {why!s:.200}") from None
     if not paths:
         raise UserError("there is no file in the body", param="file")
 

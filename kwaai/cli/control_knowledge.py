@@ -53,9 +53,13 @@ class KnowledgeClient(ControlClient):
         """Delete a base, here and at its hosts; return the hosts that could not be asked."""
         return list(self._long("knowledge/destroy", {"base": base})["left_at"])
 
-    def restore(self, base: str) -> list[Json]:
-        """Bring bases back from hosts; return their BaseRows."""
-        return list(self._long("knowledge/restore", {"base": base})["bases"])
+    def restore(self, base: str, *, thin: bool = False) -> list[Json]:
+        """Bring bases back from hosts, `thin`: without their indexes; return their BaseRows."""
+        return list(self._long("knowledge/restore", {"base": base, "thin": thin})["bases"])
+
+    def thin(self, base: str, *, off: bool = False) -> Json:
+        """Make the cells of a base for thin clients, or delete them; return its BaseRow."""
+        return Json(self._long("knowledge/thin", {"base": base, "off": off})["base"])
 
     def share(self, base: str, reader: str, days: float) -> str:
         """Return a token for a reader."""

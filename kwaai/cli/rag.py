@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kwaai import limits
-from kwaai.cli import rag_query, rag_share
+from kwaai.cli import rag_query, rag_share, rag_thin
 from kwaai.cli.parser import Commands, Parser, UsageError, add_command, add_group, number
 from kwaai.cli.rag_values import (
     DEFAULT_BASE,
@@ -94,10 +94,16 @@ def add_parser(commands: Commands) -> None:
     destroy.add_argument("base", metavar="NAME", help="which one")
     destroy.add_argument("--yes", "-y", action="store_true", help="do not ask")
     rag_share.add_parsers(group)
+    rag_thin.add_parsers(group)
     restore = add_command(
         group, "restore", _restore, help="bring back bases that hosts have, with this node's key"
     )
     restore.add_argument("base", metavar="NAME", nargs="?", default="", help="one; all if left out")
+    restore.add_argument(
+        "--thin",
+        action="store_true",
+        help="keep no index here: 3 MB at most, and questions fetch more (needs `rag thin` there)",
+    )
 
 
 def _add_sync(group: Commands) -> Parser:
@@ -171,9 +177,9 @@ def _list(arguments: argparse.Namespace) -> int:
     table = [
         (
             one_line(row["name"]),
-            row["mode"],
+            rag_thin.mode_of(row),
             row["embedder"] or "full text",
-            str(row["documents"]),
+            "-" if rag_thin.mode_of(row) == "thin" else str(row["documents"]),
             str(row["passages"]),
             show_bytes(row["local_bytes"]),
             str(sum(host["peer"] != "here" for host in row["hosts"])),
@@ -210,7 +216,10 @@ def _sync(arguments: argparse.Namespace) -> int:
         time.sleep(arguments.every)
         try:
             _run_ingest(arguments, client, paths, sync=True, retry_failed=False)
-        except (NodeNotRunning, ResourceError) as error:  # the node restarts, or a disk is full: it may be over later
+        except (
+            NodeNotRunning,
+            ResourceError,
+        ) as error:  # the node restarts, or a disk is full: it may be over later
             note(f"note: {error.message}")
     return code
 
@@ -283,9 +292,10 @@ def _docs(arguments: argparse.Namespace) -> int:
 
 
 def _delete_document(arguments: argparse.Namespace) -> int:
-    from kwaai.cli.output import one_line, print_json
+    from kwaai.cli.output import Spinner, one_line, print_json
 
-    passages = client_of(arguments).delete_document(arguments.base, arguments.document)
+    with Spinner("deleting"):
+        passages = client_of(arguments).delete_document(arguments.base, arguments.document)
     if arguments.json:
         print_json({"document": arguments.document, "passages": passages})
     else:
@@ -315,7 +325,10 @@ def _destroy(arguments: argparse.Namespace) -> int:
 
     client = client_of(arguments)
     if not arguments.yes:
-        confirm(f"Delete the base {arguments.base}, here and at its hosts?")
+        row = next((row for row in client.bases() if row["name"] == arguments.base), None)
+        kept = row is not None and rag_thin.is_kept_elsewhere(row)
+        where = "here (its hosts keep it)" if kept else "here and at its hosts"
+        confirm(f"Delete the base {arguments.base}, {where}?")
     with Spinner("deleting"):
         left_at = client.destroy(arguments.base)
     if arguments.json:
@@ -332,13 +345,12 @@ def _restore(arguments: argparse.Namespace) -> int:
     from kwaai.cli.output import Spinner, one_line, print_json
 
     with Spinner("asking hosts"):
-        rows = client_of(arguments).restore(arguments.base)
+        rows = client_of(arguments).restore(arguments.base, thin=arguments.thin)
     if arguments.json:
         print_json({"bases": rows})
         return 0
     for row in rows:
-        counts = f"{row['documents']} documents, {row['passages']} passages"
-        print(one_line(f"restored {row['name']}: {counts}"))
+        print(one_line(rag_thin.restored(row)))
     if not rows:
         print("no host that was reached has a base of this key that is not here already")
     return 0

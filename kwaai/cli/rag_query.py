@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kwaai import limits
 from kwaai.cli.parser import Commands, Parser, add_command, whole_number, whole_number_in
-from kwaai.cli.rag_values import add_base, cited, client_of
+from kwaai.cli.rag_values import add_base, cell, cited, client_of
 
 if TYPE_CHECKING:
     from kwaai.cli.control_knowledge import KnowledgeClient
@@ -124,7 +124,7 @@ def _answer(arguments: argparse.Namespace, client: KnowledgeClient, messages: li
         sys.stdout.write("\n")
         _show_sources(sources)
         sys.stdout.flush()
-        for problem in finished.get("degraded") or []:
+        for problem in (finished.get("degraded") or []) if sources else []:
             note(one_line(f"note: {problem}"))
     return {
         "base": arguments.base,
@@ -152,7 +152,8 @@ def _show_passages(found: Json) -> None:
         for line in safe_for_terminal(hit["text"]).splitlines():
             print(f"    {line}")
     if not found["hits"]:
-        print("nothing in this base fits the question")
+        why = " now, for the reasons below" if found["degraded"] else ""
+        print(f"nothing that fits the question was found{why}")
     for text in found["degraded"]:
         note(one_line(f"note: {text}"))
     _show_explained(found)
@@ -188,7 +189,7 @@ def _show_explained(found: Json) -> None:
             str(row["objects"]),
             show_bytes(row["bytes"]),
             f"{row['ms']:.1f}",
-            one_line(row["failed"]) or "-",
+            cell(row["failed"]) or "-",
         )
         for row in told["fetches"]
     ]

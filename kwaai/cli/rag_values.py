@@ -21,6 +21,7 @@ DEFAULT_BASE = "default"
 _OUTCOMES = ("new", "changed", "removed", "unchanged", "skipped", "failed")
 _FILES_LISTED = 20
 _FAILURES_LISTED = 200
+_CELL_CHARS = 80
 _BAR_COLUMNS = 40
 _COUNT_COLUMNS = 16
 """Of a terminal, beside the bar: `1000/1000`, and what is between."""
@@ -58,6 +59,14 @@ def confirm(question: str) -> None:
         raise UsageError("nothing is deleted")
 
 
+def cell(text: str) -> str:
+    """Return what a table has room for of a sentence that somebody else may have written."""
+    from kwaai.cli.output import one_line
+
+    line = one_line(text)
+    return line if len(line) <= _CELL_CHARS else f"{line[: _CELL_CHARS - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def counted(count: int, thing: str) -> str:
     """Return `1 passage`, `2 passages`."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
@@ -66,7 +75,7 @@ def counted(count: int, thing: str) -> str:
 def follow(events: Iterator[Json], begin: str) -> Json:
     """Show progress until the last event, and return that. `begin`: what is said first."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     from kwaai.cli.output import is_terminal, one_line
 
@@ -75,14 +84,14 @@ def follow(events: Iterator[Json], begin: str) -> Json:
     room = max(_TEXT_COLUMNS_MIN, console.width - bar_columns - _COUNT_COLUMNS)
     columns = (
         BarColumn(bar_columns),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}", markup=False),
         TextColumn("{task.description}", markup=False),
     )
     last: Json = {}
     with Progress(
         *columns, console=console, disable=not is_terminal(sys.stderr), transient=True
     ) as bar:
-        task = bar.add_task(begin[:room], total=None)
+        task = bar.add_task(begin[:room], total=None, count="")
         for event in events:
             last = event
             if event["event"] != "progress":
@@ -95,6 +104,7 @@ def follow(events: Iterator[Json], begin: str) -> Json:
                 total=event["files"] or None,
                 completed=event["files_done"],
                 description=one_line(text)[:room],
+                count=f"{event['files_done']}/{event['files']}" if event["files"] else "",
             )
     return last
 

@@ -10,9 +10,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from kwaai import limits
-from kwaai.cli import vpk_bench, vpk_key
+from kwaai.cli import rag_thin, vpk_bench, vpk_key
 from kwaai.cli.parser import Commands, Parser, UsageError, add_command, add_group, whole_number_in
-from kwaai.cli.rag_values import client_of, confirm
+from kwaai.cli.rag_values import cell, client_of, confirm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -295,17 +295,25 @@ def _repaired(arguments: argparse.Namespace, hosts: int) -> int:
     print(f"{copied}, {done['swept']} that were too many deleted, {done['left']} copies missing")
     for text in done["notes"]:
         note(one_line(f"note: {text}"))
-    return 1 if done["left"] else 0
+    found = sum(host["peer"] != "here" for host in done["hosts"])
+    if found < hosts:
+        note(f"note: at {found} of {hosts} hosts: `kwaainet vpk discover` says who can be used")
+    return 1 if done["left"] or found < hosts else 0
 
 
 def _resolve(arguments: argparse.Namespace) -> int:
     from kwaai.cli.output import print_json
 
-    hosts = client_of(arguments).resolve(_base_of(arguments))
+    client, base = client_of(arguments), _base_of(arguments)
+    hosts = client.resolve(base)
+    row = next((row for row in client.bases() if row["name"] == base), None)
+    thin = None if row is None else row["thin"]
     if arguments.json:
-        print_json({"base": _base_of(arguments), "hosts": hosts})
-    else:
-        _print_hosts(hosts)
+        print_json({"base": base, "hosts": hosts, "thin": thin})
+        return 0
+    _print_hosts(hosts)
+    if row is not None and thin is not None:
+        print(rag_thin.described(row))
     return 0
 
 
@@ -340,7 +348,7 @@ def _audit(arguments: argparse.Namespace) -> int:
             one_line(row["name"]) or "-",
             row["peer"],
             *(str(row[key]) for key in ("read", "missing", "wrong", "proofs")),
-            one_line(row["failed"]) or "-",
+            cell(row["failed"]) or "-",
         )
         for row in rows
     ]

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kwaai.config import Config
-from kwaai.errors import EmbedderMissing, FileCorrupt, KwaaiError, ModelNotFound
+from kwaai.errors import (
+    EmbedderMissing,
+    FileCorrupt,
+    KwaaiError,
+    ModelNotFound,
+    ResourceError,
+)
 from kwaai.limits import EMBEDDER_RETRY_S, MODELS_LISTED_MAX
 from kwaai.log import get_logger
 from kwaai.vpk import embedding, minilm
@@ -308,7 +314,7 @@ class Embedders:
             if self._opened is not None:
                 return self._opened
             if self._is_closed:
-                raise EmbedderMissing("the embedder has been closed: the node is stopping")
+                raise ResourceError("the embedder is closed: the node is stopping, or starting")
             if self._failed and wheel is None:
                 failed_s, error = self._failed
                 if self._clock() - failed_s < EMBEDDER_RETRY_S:
@@ -321,6 +327,10 @@ class Embedders:
                 self._failed = (self._clock(), error)
                 raise
             return self._opened
+
+    def reopen(self) -> None:
+        """Be of use again after `close`: the service that has it was restarted."""
+        self._is_closed = False
 
     async def close(self) -> None:
         """Let go of it. Idempotent."""

@@ -34,6 +34,8 @@ from kwaai.node.knowledge_control import HitRow, SearchView
 PREFIX: Final = "kwaai-rag/"
 """Before a base's name, in the name of a model."""
 NOTHING: Final = "The knowledge base has nothing that fits this question."
+_NOTHING_NOW: Final = "Nothing was found in the knowledge base: "
+"""Why follows."""
 
 Search: TypeAlias = Callable[[str, str, int], Awaitable[SearchView]]
 """(base, text, count) -> what was found. Raises BaseMissing."""
@@ -84,7 +86,8 @@ class KnowledgeAnswers:
         messages = _conversation(request)
         found = await self._search(base, _question(messages), request.passages or HITS_DEFAULT)
         if not found.hits:
-            yield TextDelta(NOTHING)
+            why = "; ".join(found.degraded)
+            yield TextDelta(f"{_NOTHING_NOW}{why}." if why else NOTHING)
             nothing = Timings(0.0, 0.0, 0.0, 0.0)
             yield Finished("stop", 0, 0, nothing, sources=(), degraded=found.degraded)
             return

@@ -45,6 +45,19 @@ class SharedView:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinView:
+    """A base's cells for thin clients."""
+
+    client: bool
+    """This node has the centroids alone; False: all of the base."""
+    cells: int
+    passages: int
+    """That were in them when they were made: what thin clients may find."""
+    client_bytes: int
+    """That a thin client keeps."""
+
+
+@dataclass(frozen=True, slots=True)
 class BaseRow:
     """One knowledge base of this node."""
 
@@ -71,6 +84,8 @@ class BaseRow:
     """Why it cannot be used, or not fully."""
     shared: SharedView | None = None
     """By whose leave it is read; None: it is this node's own."""
+    thin: ThinView | None = None
+    """None: it has no cells for thin clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,10 +356,14 @@ class KnowledgeControl(Protocol):
         could not be asked.
         """
 
-    async def restore(self, base: str) -> tuple[BaseRow, ...]:
+    async def restore(self, base: str, *, thin: bool = False) -> tuple[BaseRow, ...]:
         """Bring back from hosts the base of this name, or all (empty), that this node's key opens
-        and that are not here.
+        and that are not here. `thin`: without their indexes; a named one that is here so is fetched
+        whole without it. Raises ResourceError where a base has no cells.
         """
+
+    async def thin(self, base: str, *, off: bool = False) -> BaseRow:
+        """Make the cells of a base for thin clients, again where there are; `off`: delete them."""
 
     async def resolve(self, base: str) -> tuple[HostUse, ...]:
         """Return who hosts a base."""

@@ -82,7 +82,7 @@ class KnowledgeDesk(KnowledgeHosting):
         """See KnowledgeControl."""
         opened = self.service.find(base)
         started_s = time.monotonic()
-        if opened.shared is not None and options.sync and not paths:
+        if (opened.shared is not None or opened.is_thin) and options.sync and not paths:
             return await self._refresh(opened, say)
         opened.check_own()
         if opened.busy.locked():
@@ -124,7 +124,8 @@ class KnowledgeDesk(KnowledgeHosting):
         async with opened.work("a refresh"):
             changed = await self.service.refresh(opened)
         passages = max(0, opened.base.stats().passages - before)
-        note = "what its owner has published is here" if changed else "its owner has nothing newer"
+        who = "other devices have" if opened.is_thin else "its owner has"
+        note = f"what {who} published is here" if changed else f"{who} nothing newer"
         return IngestView((), 0, passages, time.monotonic() - started_s, True, (note,))
 
     async def _ingest(self, opened: OpenBase, options: IngestOptions, say: ToldIngest) -> Ingest:
@@ -156,7 +157,8 @@ class KnowledgeDesk(KnowledgeHosting):
         """See KnowledgeControl."""
         self.service.find_own(base)
         plain = Path(name).name
-        if not plain or plain != name or plain.startswith(".") or len(os.fsencode(plain)) > 200:
+        is_plain = plain == name and plain.isprintable() and not plain.startswith(".")
+        if not plain or not is_plain or len(os.fsencode(plain)) > 200:
             raise UserError(f"{name!r:.80} is no file's name", param="file")
         folder = self.service.home.uploads / secrets.token_hex(8)  # two may have one name at once
         await asyncio.to_thread(folder.mkdir, DIRECTORY_MODE, True, True)
@@ -221,7 +223,7 @@ class KnowledgeDesk(KnowledgeHosting):
         opened = self.service.find(base)
         opened.check_readable(self.service.readers.clock())
         started_s = time.perf_counter()
-        embedder, why = await self.service.embedder_for(opened.base.spec)
+        embedder, why = await self.service.embedder_soon(opened.base.spec)
         vector = None
         if embedder is not None:
             try:
@@ -229,15 +231,17 @@ class KnowledgeDesk(KnowledgeHosting):
             except KwaaiError as error:
                 why = error.message
         embed_ms = (time.perf_counter() - started_s) * 1000
+        if vector is None and why and opened.is_thin:
+            raise EmbedderMissing(f"a thin client finds passages by vectors alone: {why}")
         answer = await opened.base.search(Query(text, vector, k=count))
         missing = opened.base.spec is not None and vector is None
         problems = [f"full-text search alone: {why}"] if missing else []
-        if not answer.hits and not opened.base.stats().documents:
+        if not (answer.hits or opened.is_thin or opened.base.stats().documents):
             problems.append(f"{base} has no documents yet; take some in: kwaainet rag ingest PATH")
         return SearchView(
             base=base,
             question=text,
-            hits=tuple(_hit(hit, number) for number, hit in enumerate(answer.hits, 1)),
+            hits=tuple(self._hit(hit, number) for number, hit in enumerate(answer.hits, 1)),
             degraded=(*problems, *answer.degraded),
             explained=self._explained(answer, embed_ms) if explain else None,
         )
@@ -245,6 +249,23 @@ class KnowledgeDesk(KnowledgeHosting):
     async def find(self, base: str, text: str, count: int) -> SearchView:
         """Search for `KnowledgeAnswers`."""
         return await self.search(base, text, count, explain=False)
+
+    def _hit(self, hit: Hit, number: int) -> HitRow:
+        return HitRow(
+            number=number,
+            document=hit.document,
+            path=hit.path,
+            page=hit.page,
+            heading=hit.heading,
+            start=hit.start,
+            stop=hit.stop,
+            text=hit.text,
+            score=hit.score,
+            vector_rank=hit.vector_rank,
+            similarity=hit.vector_score,
+            text_rank=hit.text_rank,
+            host=self._host_name(hit.host) if hit.host else "",
+        )
 
     def _explained(self, answer: Answer, embed_ms: float) -> SearchExplained:
         told = answer.explain
@@ -289,7 +310,9 @@ class KnowledgeDesk(KnowledgeHosting):
         """See KnowledgeControl."""
         opened = self.service.find(base)
         async with opened.work("its destruction"):
-            away = await opened.base.destroy(everywhere=opened.shared is None)
+            away = await opened.base.destroy(
+                everywhere=opened.shared is None and not opened.is_thin
+            )
             await self.service.forget(opened)
             opened.is_gone = True
         if away:
@@ -355,21 +378,3 @@ def _progress_note(report: Report, note: str) -> IngestProgress:
 
 def _file_row(row: Row) -> FileRow:
     return FileRow(row.path, row.state, row.passages, row.reason)
-
-
-def _hit(hit: Hit, number: int) -> HitRow:
-    return HitRow(
-        number=number,
-        document=hit.document,
-        path=hit.path,
-        page=hit.page,
-        heading=hit.heading,
-        start=hit.start,
-        stop=hit.stop,
-        text=hit.text,
-        score=hit.score,
-        vector_rank=hit.vector_rank,
-        similarity=hit.vector_score,
-        text_rank=hit.text_rank,
-        host=hit.host,
-    )

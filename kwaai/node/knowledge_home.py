@@ -67,7 +67,7 @@ class KnowledgeHome:
         shutil.rmtree(self.uploads, ignore_errors=True)
         if self.bases.is_dir():
             for path in self.bases.iterdir():
-                if path.name.startswith((".new-", ".attach-", ".gone-")):
+                if path.name.startswith((".new-", ".attach-", ".thin-", ".gone-")):
                     shutil.rmtree(path, ignore_errors=True)
 
     def ensure(self) -> None:

@@ -7,6 +7,7 @@ Chooses and remembers no hosts: `knowledge_hosts` does. docs/vpk.md.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from credentials.keys import PeerId
@@ -20,7 +21,7 @@ from kwaai.errors import (
     UserError,
 )
 from kwaai.log import get_logger
-from kwaai.node import knowledge_sharing
+from kwaai.node import knowledge_sharing, knowledge_thin
 from kwaai.node.knowledge_control import (
     AuditRow,
     BaseRow,
@@ -78,6 +79,7 @@ class KnowledgeHosting:
             owed=stats.owed,
             problem=self._ended(opened) or opened.problem,
             shared=self._shared(opened),
+            thin=knowledge_thin.view(opened.base),
         )
 
     def _ended(self, opened: OpenBase) -> str:
@@ -125,7 +127,10 @@ class KnowledgeHosting:
             swept=done.trimmed,
             left=done.owed + len(done.lost),
             notes=tuple(
-                [f"{self._name(peer) or peer} is away" for peer in done.away]
+                [
+                    f"{self._name(peer) or peer} is away, or lacks what it lists"
+                    for peer in done.away
+                ]
                 + ([f"{len(done.lost)} objects are at no host that answers"] if done.lost else [])
                 + self.refusals(opened)
             ),
@@ -220,7 +225,7 @@ class KnowledgeHosting:
 
     # Another device of the same owner.
 
-    async def restore(self, base: str) -> tuple[BaseRow, ...]:
+    async def restore(self, base: str, *, thin: bool = False) -> tuple[BaseRow, ...]:
         """See KnowledgeControl."""
         service = self.service
         service.check_open()
@@ -228,24 +233,40 @@ class KnowledgeHosting:
             raise UserError(
                 "there is no key that could open a base; bring it: kwaainet vpk key import FILE"
             )
-        holders = await self._holders(await service.discover())
+        found = await service.discover()
+        if not found:
+            raise TooFewHosts(
+                "no host is known that could be asked: `kwaainet vpk discover` lists them, "
+                "`kwaainet p2p peers` says whether this node is connected"
+            )
+        holders = await self._holders(found)
         restored: list[BaseRow] = []
         failures: list[str] = []
-        here = {opened.base.id for opened in service.all()}
+        empty: Counter[str] = Counter()
+        if thin:
+            fetched = await knowledge_thin.restore(service, service.root, holders, base)
+            return tuple(self.row(opened) for opened in fetched)
+        whole = [opened for opened in service.all() if not (base and opened.is_thin)]
+        here = {opened.base.id for opened in whole}
         # One host may list what is nowhere: what several have goes first.
         for base_id, rows in sorted(holders.items(), key=lambda each: -len(each[1])):
-            if base_id in here:
+            alone = rows[0].peer if len(rows) == 1 else ""
+            if base_id in here or empty[alone] >= limits.RESTORE_MADE_UP_MAX:
                 continue
             try:
                 opened = await self._restore_one(service.root, base_id, rows, base)
             except BaseMissing as error:  # never published, or made up
                 log.info("base_not_there", base=base_id.hex(), reason=error.message)
+                empty[alone] += bool(alone)
                 continue
             except (PeerError, TooFewHosts, BaseExists) as error:
                 failures.append(f"{base_id.hex()}: {error.message}")
+                empty[alone] += bool(alone)
                 continue
             if opened is not None:
                 restored.append(self.row(opened))
+            if base and restored:
+                break
         if failures and not restored:
             raise TooFewHosts("nothing could be restored: " + "; ".join(failures[:3]))
         return tuple(restored)
@@ -257,7 +278,9 @@ class KnowledgeHosting:
         hosts = self.service.hosts.host_set(rows, root.tenant(), alone=False)
         if name:
             known = {found.id: found.name for found in await find_bases(root, hosts, base_id)}
-            if known.get(base_id) != name:
+            if base_id not in known:
+                raise BaseMissing("the hosts that list this base do not have it")
+            if known[base_id] != name:
                 return None
         folder = self.service.home.bases / f".restore-{base_id.hex()}"
         base = await Base.restore(folder, root, base_id, hosts)
@@ -266,6 +289,7 @@ class KnowledgeHosting:
             for host in base.published_hosts()
             if host.peer != HERE and host.peer in {row.peer for row in rows}
         )
+        await knowledge_thin.give_way(self.service, base_id)
         return await self.service.settle(folder, base, named or rows)
 
     async def _holders(self, found: list[FoundHost]) -> dict[bytes, list[BaseHost]]:
@@ -282,6 +306,12 @@ class KnowledgeHosting:
             for base_id in bases:
                 holders.setdefault(base_id, []).append(BaseHost(row.peer, row.owner or row.peer))
         return holders
+
+    async def thin(self, base: str, *, off: bool = False) -> BaseRow:
+        """See KnowledgeControl."""
+        opened = self.service.find_own(base)
+        await (knowledge_thin.drop if off else knowledge_thin.make)(opened)
+        return self.row(opened)
 
     # Readers.
 

@@ -29,6 +29,7 @@ from kwaai.errors import (
     UserError,
 )
 from kwaai.limits import (
+    HOST_NAMES_KEPT,
     HOST_SERVED_S,
     HOSTS_FILE_BYTES_MAX,
     HOSTS_PER_BASE_MAX,
@@ -90,12 +91,13 @@ class KnowledgeHosts:
         `name_of`: what a peer calls itself.
         """
         self._config, self._calls, self._standings = config, calls, standings
-        self._own_path, self._observer, self.name_of = own_store, observer, name_of
+        self._own_path, self._observer, self._name_of = own_store, observer, name_of
         self._store: HostStore | None = None
         self._local: LocalHost | None = None
         self._tenants: dict[str, RemoteHost] = {}
         self._served_s: dict[str, float] = {}
         self._refused: dict[str, str] = {}
+        self._names: dict[str, str] = {}
 
     async def close(self) -> None:
         """Close this node's own store. Idempotent."""
@@ -106,6 +108,13 @@ class KnowledgeHosts:
         if store is not None:
             await asyncio.to_thread(store.close)
         self._tenants.clear()
+
+    def name_of(self, peer: str) -> str:
+        """Return what a peer calls itself, or did when it was last there; empty: not known."""
+        name = self._name_of(peer)
+        if name and (peer in self._names or len(self._names) < HOST_NAMES_KEPT):
+            self._names[peer] = name
+        return name or self._names.get(peer, "")
 
     # Members.
 

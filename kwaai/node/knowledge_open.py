@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from kwaai.errors import BaseMissing, Busy, StorageRefused
 from kwaai.node.knowledge_hosts import BaseHost
 from kwaai.node.knowledge_readers import SharedBase
 from kwaai.vpk.base import Base
+from kwaai.vpk.thin_base import ThinBase
 
 
 @dataclass(eq=False, slots=True)
@@ -32,6 +34,8 @@ class OpenBase:
     is_gone: bool = False
     """It was deleted while others waited for it."""
     audited_s: float = 0.0
+    cells_s: float = -math.inf
+    """When its cells were last made, or tried to."""
     repaired_s: float = -1e9
     """When the last repair ended that could not do all."""
     seen_s: dict[str, float] = field(default_factory=dict)
@@ -64,8 +68,21 @@ class OpenBase:
             self.doing = ""
             self.busy.release()
 
+    @property
+    def is_thin(self) -> bool:
+        """Centroids alone are here."""
+        return isinstance(self.base, ThinBase)
+
     def check_own(self) -> None:
-        """Raise StorageRefused for a base of somebody else's."""
+        """Raise StorageRefused for a base of somebody else's, or a thin client's copy."""
+        if self.is_thin:
+            name = self.base.name
+            raise StorageRefused(
+                f"{name} is a thin client's copy: it can be searched here, refreshed (kwaainet rag "
+                f"sync) and forgotten (kwaainet rag destroy); for more fetch all of it with: "
+                f"kwaainet rag restore {name}",
+                param="base",
+            )
         if self.shared is not None:
             raise StorageRefused(
                 f"the knowledge base {self.base.name} is somebody else's: it can be searched here, "

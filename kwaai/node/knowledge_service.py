@@ -24,6 +24,7 @@ from kwaai.errors import (
     UserError,
 )
 from kwaai.log import get_logger
+from kwaai.node import knowledge_thin
 from kwaai.node.embedders import Embedders, Report, embedder_settings
 from kwaai.node.knowledge_home import KnowledgeHome, endpoint_key
 from kwaai.node.knowledge_hosts import BaseHost, KnowledgeHosts, load_hosts, save_hosts
@@ -42,6 +43,7 @@ from kwaai.vpk.documents.loader import Loader
 from kwaai.vpk.keeper import RepairReport, repair
 from kwaai.vpk.keys import RootKey
 from kwaai.vpk.local_host import HERE
+from kwaai.vpk.thin_base import ThinBase
 from kwaai.vpk.types import BaseMode, Embedder, EmbedderSpec
 
 log = get_logger(__name__)
@@ -80,10 +82,14 @@ class KnowledgeService:
         """Bases that are on the disk and cannot be opened, by id (hex digits), with the reason."""
         self._is_open = False
         self._changing = asyncio.Lock()
+        self._loading: asyncio.Task[tuple[Embedder | None, str]] | None = None
+        """Of an embedder that a search did not wait for."""
 
     async def run(self, ready: Ready) -> None:
         """Open what is there, and keep it up until cancelled. Raises what the key file raises."""
         self.root = await asyncio.to_thread(self.home.load_key)
+        self.embedders.reopen()
+        self.broken.clear()
         try:
             if self.root is not None:
                 await self._open_all(self.root)
@@ -95,6 +101,8 @@ class KnowledgeService:
                     await self._keep_up(opened)
         finally:
             self._is_open = False
+            if self._loading is not None:
+                self._loading.cancel()
             for opened in self._open.values():
                 opened.base.close()
             self._open.clear()
@@ -270,6 +278,9 @@ class KnowledgeService:
             base = await self.readers.open_base(place, shared, rows, root)
         else:
             base = await Base.open(place, root, self.hosts.host_set(rows, root.tenant()))
+            base = ThinBase.of(base)
+            if isinstance(base, ThinBase):
+                knowledge_thin.use(self, base, rows)
             if base.mode == "oblivious":
                 base.attach(self.hosts.host_set(rows, root.tenant(), whole=True))
             rows = rows or (BaseHost(HERE, HERE),)
@@ -304,6 +315,16 @@ class KnowledgeService:
             )
         return embedder, why
 
+    async def embedder_soon(self, spec: EmbedderSpec | None) -> tuple[Embedder | None, str]:
+        """As `embedder_for`, for a search: a download is not waited for to its end."""
+        if spec is not None and self.embedders.opened is None:
+            if self._loading is None or self._loading.done():
+                self._loading = asyncio.create_task(self.embedder_for(spec))
+            done, _ = await asyncio.wait({self._loading}, timeout=limits.SEARCH_EMBEDDER_WAIT_S)
+            if not done:
+                return None, f"{spec.model} is still being fetched"
+        return await self.embedder_for(spec)
+
     # Upkeep.
 
     async def _keep_up(self, opened: OpenBase) -> None:
@@ -312,7 +333,7 @@ class KnowledgeService:
             return  # somebody works with it: the next round
         async with opened.work("upkeep"):
             try:
-                if opened.shared is not None:
+                if opened.shared is not None or opened.is_thin:
                     await self.refresh(opened)
                 else:
                     await self._complete(opened)
@@ -323,6 +344,9 @@ class KnowledgeService:
                         "base_upkeep_failed", base=opened.base.id.hex(), reason=error.message
                     )
                 opened.problem = error.message
+            except Exception:  # one base's defect must not close the others, and what they work at
+                opened.problem = "its upkeep failed; `kwaainet logs` says why"
+                log.exception("base_upkeep_failed", base=opened.base.id.hex())
 
     async def _complete(self, opened: OpenBase) -> None:
         await opened.base.publish()
@@ -332,11 +356,15 @@ class KnowledgeService:
             await self.repair(opened)
         elif time.monotonic() - opened.audited_s >= limits.KNOWLEDGE_AUDIT_S:
             await self.audit(opened)
+        await knowledge_thin.keep_up(opened)
 
     async def refresh(self, opened: OpenBase) -> bool:
         """Take in what was published elsewhere; say whether there was anything. The caller holds
         `busy`. Raises StorageRefused where the right to read has ended, TooFewHosts.
         """
+        if opened.is_thin:
+            place = self.home.base_path(opened.base.id) / _HOSTS_FILE
+            return await knowledge_thin.refresh(self, opened, place)
         if opened.shared is None:
             return await opened.base.refresh()
         opened.check_readable(self.readers.clock())

@@ -25,6 +25,7 @@ from kwaai.node.knowledge_control import (
     SearchView,
     SharedView,
     TenantRow,
+    ThinView,
     ToldIngest,
     VpkView,
     say_nothing,
@@ -48,6 +49,7 @@ HIT = HitRow(
     text_rank=2,
     host=PEER,
 )
+CELLS = ThinView(False, 2, 4, 1_600)
 BASE = BaseRow("default", "00" * 16, "sealed", "all-MiniLM-L6-v2", 1, 4, 8192, (HOST,), 2, 0, 0)
 
 
@@ -127,9 +129,14 @@ class FakeKnowledge:
         del self.rows[base]
         return ("eva",) if self.missing else ()
 
-    async def restore(self, base: str) -> tuple[BaseRow, ...]:
-        self.calls.append(("restore", base))
-        return (BASE,)
+    async def restore(self, base: str, *, thin: bool = False) -> tuple[BaseRow, ...]:
+        self.calls.append(("restore", base, thin))
+        return (replace(BASE, thin=replace(CELLS, client=True)) if thin else BASE,)
+
+    async def thin(self, base: str, *, off: bool = False) -> BaseRow:
+        self.rows[base] = replace(self._find(base), thin=None if off else CELLS)
+        self.calls.append(("thin", base, off))
+        return self.rows[base]
 
     async def resolve(self, base: str) -> tuple[HostUse, ...]:
         return self._find(base).hosts

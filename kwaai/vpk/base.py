@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kwaai.errors import DocumentMissing, UserError
-from kwaai.limits import BASE_FILE_REASON_CHARS_MAX, BASE_PATH_CHARS_MAX
+from kwaai.errors import Busy, DocumentMissing, UserError
+from kwaai.limits import (
+    BASE_FILE_REASON_CHARS_MAX,
+    BASE_PATH_CHARS_MAX,
+    THIN_PUBLISH_TRIES,
+)
 from kwaai.vpk import (
     base_core,
     base_holdings,
@@ -45,6 +49,7 @@ from kwaai.vpk.query import Answer, Query
 from kwaai.vpk.records import TextRecord
 from kwaai.vpk.segments import DocumentMeta
 from kwaai.vpk.takeover import OnProgress
+from kwaai.vpk.thin_store import ThinRef
 from kwaai.vpk.types import BaseMode, EmbedderSpec, Passage
 
 if TYPE_CHECKING:
@@ -290,13 +295,43 @@ class Base:
 
     async def make_cells(self) -> int:
         """Make cells of all that is published, for thin clients, in place of older ones; return how
-        many. Raises UserError (no vectors, mode oblivious), TooFewHosts, StorageFull.
+        many. Raises UserError (no vectors, mode oblivious), TooFewHosts, StorageFull, Busy (other
+        devices publish all the time).
         """
         await self.publish()
-        count = await cells.make_cells(self._core)
-        await self.publish()
-        await cells.forget_old_cells(self._core)
-        return count
+        ref = await cells.make_cells(self._core)
+        await self._publish_cells(ref)
+        return ref.cells
+
+    async def drop_cells(self) -> None:
+        """Publish that there are no cells any more, and delete them. Raises as `make_cells`."""
+        await self._publish_cells(None)
+
+    async def _publish_cells(self, ref: ThinRef | None) -> None:
+        for _ in range(THIN_PUBLISH_TRIES):
+            await cells.name(self._core, ref)
+            await self.publish()
+            if cells.named(self._core) == ref:
+                break  # else the manifest of another device has come in between
+        else:
+            raise Busy(f"other devices publish {self.name} all the time", retry_after_s=1.0)
+        await cells.sweep(self._core)
+
+    def cells(self) -> ThinRef | None:
+        """Return what the base's cells for thin clients are; None: it has none."""
+        return cells.named(self._core)
+
+    def cells_changed(self) -> float:
+        """Return how much of the base has changed since its cells were made, as a share of their
+        rows; 0 where it has none. Blocks for 0.1 s per 100,000 rows.
+        """
+        return cells.changed(self._core)
+
+    async def sweep_cells(self) -> bool:
+        """Delete cells that a killed process left, or that were replaced while hosts were away; say
+        whether any are left.
+        """
+        return await cells.sweep(self._core)
 
     def attach(self, hosts: HostSet) -> None:
         """Use other hosts from now on; the next publication tells other devices. What lies where it

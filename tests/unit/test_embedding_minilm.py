@@ -256,7 +256,7 @@ async def test_pip_fetches(wheel: Path, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("script", "error", "said"),
     [
-        ("raise SystemExit('no such package')", errors.DownloadFailed, "no such package; or get"),
+        ("raise SystemExit('no such package')", errors.DownloadFailed, "no such package"),
         ("raise SystemExit(1)", errors.DownloadFailed, "does not say why"),
         ("pass", errors.DownloadFailed, "pip could not fetch"),
         ("import os; raise SystemExit(os.strerror(28))", errors.DiskFull, "no room left"),

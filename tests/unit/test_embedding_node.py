@@ -137,8 +137,11 @@ async def test_one_for_all(opening: list[Any], tmp_path: Path) -> None:
     await shared.close()
     await shared.close()
     assert words.closed
-    with pytest.raises(errors.EmbedderMissing, match="closed"):
+    with pytest.raises(errors.ResourceError, match="closed"):
         await shared.get()
+    opening.append(embedder)
+    shared.reopen()  # the service that has it was restarted
+    assert await shared.get() is embedder
 
 
 async def test_failures_are_not_repeated_at_once(opening: list[Any], tmp_path: Path) -> None:

@@ -15,6 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_asyncio
+from vpk_attack_tools import (
+    DIMENSION,
+    align,
+    as_vectors,
+    embed,
+    identify,
+    recovered,
+    rotate,
+    similarity_correlation,
+    unevenness,
+    write_texts,
+)
 
 from kwaai.errors import SealBroken
 from kwaai.vpk import keys
@@ -32,18 +44,6 @@ from kwaai.vpk.records import TextRecord, encode_text, encode_vectors
 from kwaai.vpk.retrievability import tags_id
 from kwaai.vpk.seal import NONCE_BYTES, OVERHEAD_BYTES, SIZE_CLASSES, seal_many
 from kwaai.vpk.types import BaseMode, EmbedderSpec, Host, Object, Passage, PirTable
-from tests.unit.vpk_attack_tools import (
-    DIMENSION,
-    align,
-    as_vectors,
-    embed,
-    identify,
-    recovered,
-    rotate,
-    similarity_correlation,
-    unevenness,
-    write_texts,
-)
 
 ROOT = RootKey(bytes(range(32)))
 TENANT = ROOT.tenant().public.raw

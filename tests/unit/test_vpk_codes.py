@@ -98,6 +98,33 @@ def test_appending_in_parts_is_appending_at_once(parts: list[int], dimension: in
         assert np.array_equal(ours[1], others[1])
 
 
+@pytest.mark.parametrize("rows", [31, 64, 65, 128, 1000])
+def test_rows_in_two_scans_are_found_as_in_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit(rows, 60)
+    whole = filled(vectors)
+    monkeypatch.setattr(codes, "_TURN", 64)
+    by_turns = CodeIndex(train(vectors))
+    coded = by_turns.encode(vectors)
+    for start in range(0, rows, 37):
+        part = coded[start * by_turns.code_bytes : (start + 37) * by_turns.code_bytes]
+        assert by_turns.append(part, len(part) // by_turns.code_bytes) == start
+    assert by_turns.count == rows
+    gone = np.arange(0, rows, 3)
+    for index, turn in ((whole, 1 << 20), (by_turns, 64)):
+        monkeypatch.setattr(codes, "_TURN", turn)
+        for _ in range(2):
+            index.remove(gone)
+    for count in (1, 10, 600, 1024):
+        monkeypatch.setattr(codes, "_TURN", 1 << 20)
+        positions, scores = whole.search(vectors[5], count)
+        monkeypatch.setattr(codes, "_TURN", 64)
+        others, other_scores = by_turns.search(vectors[5], count)
+        assert np.array_equal(scores, other_scores)
+        assert len(others) == min(count, rows - len(gone))
+        if count >= rows or len(set(scores.tolist())) == len(scores):
+            assert sorted(positions) == sorted(others)
+
+
 def test_what_was_removed_is_never_found() -> None:
     vectors = unit(500, 64)
     index = filled(vectors)

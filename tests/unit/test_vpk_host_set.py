@@ -10,6 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vpk_fake_hosts import (
+    BASE,
+    FakeHost,
+    host_set,
+    ids_of,
+    objects_of,
+    open_all,
+    sealed,
+)
 
 from kwaai.errors import (
     ManifestConflict,
@@ -22,15 +31,6 @@ from kwaai.limits import VPK_FRAGMENT_BYTES_MAX, VPK_HEDGE_S_MAX, VPK_READ_S_MAX
 from kwaai.testing.clock import run_virtual
 from kwaai.vpk.fragments import make_fragments, stripe_id
 from kwaai.vpk.host_set import Coding, HostSet, Member
-from tests.unit.vpk_fake_hosts import (
-    BASE,
-    FakeHost,
-    host_set,
-    ids_of,
-    objects_of,
-    open_all,
-    sealed,
-)
 
 OBJECTS = objects_of(300)
 IDS = [i for i, _ in OBJECTS]

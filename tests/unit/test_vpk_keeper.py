@@ -11,6 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vpk_fake_hosts import (
+    BASE,
+    FakeHost,
+    host_set,
+    ids_of,
+    objects_of,
+    open_all,
+    sealed,
+)
 
 from kwaai.errors import PeerRefused, SealBroken, TooFewHosts, UserError
 from kwaai.limits import VPK_WALK_BATCH
@@ -24,15 +33,6 @@ from kwaai.vpk.keys import BaseKeys, new_root_key
 from kwaai.vpk.local_host import LocalHost
 from kwaai.vpk.types import Object
 from kwaai.vpk.walk import LAST_ID, batches, sort_ids
-from tests.unit.vpk_fake_hosts import (
-    BASE,
-    FakeHost,
-    host_set,
-    ids_of,
-    objects_of,
-    open_all,
-    sealed,
-)
 
 OBJECTS = objects_of(300)
 IDS = [i for i, _ in OBJECTS]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vpk_fake_hosts import ids_of
 
 from kwaai.errors import TooFewHosts, UserError
 from kwaai.vpk.spread import Candidate, Place, Spread, choose_members
-from tests.unit.vpk_fake_hosts import ids_of
 
 IDS = ids_of(400)
 

@@ -40,7 +40,7 @@ from kwaai.vpk.documents.loader_worker import REPLY
 
 log = get_logger(__name__)
 
-_HEADER_BYTES_MAX = 256 * MIB
+_HEADER_BYTES_MAX = 128 * MIB
 _TEXT_BYTES_MAX = 4 * DOCUMENT_CHARS_MAX
 _PROBLEMS_MAX = 10
 _PROBLEM_CHARS_MAX = 300
