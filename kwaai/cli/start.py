@@ -7,6 +7,7 @@ Puts the node's parts together with its faces (the API, the control socket): the
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +176,10 @@ def _run_here(
     from kwaai.errors import KwaaiError
     from kwaai.node.daemon import Reporter, claim
 
+    # Read by numpy's libraries when they are loaded: one thread is enough for what a node
+    # multiplies, others would spin. Workers have their own (`kwaai.inference.environment`).
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     reporter = Reporter(arguments.ready_fd)
     is_daemon = arguments.ready_fd is not None
     try:

@@ -95,6 +95,7 @@ class KnowledgeService:
                 await self._open_all(self.root)
             self._is_open = True
             ready()
+            await self._meet_hosts()
             while True:
                 await asyncio.sleep(limits.KNOWLEDGE_ROUND_S)
                 for opened in tuple(self._open.values()):
@@ -112,6 +113,14 @@ class KnowledgeService:
                 self.loader.close(),
                 return_exceptions=True,
             )
+
+    async def _meet_hosts(self) -> None:
+        """Have links to the hosts of own bases, so that the first search need not wait for them."""
+        for base in [opened.base for opened in self.own()]:
+            try:
+                await base.hosts.usage()
+            except KwaaiError as error:
+                log.info("hosts_not_met", base=base.id.hex(), reason=error.message)
 
     def stats(self) -> dict[str, float]:
         """Return gauges for /metrics."""
