@@ -266,8 +266,10 @@ class KnowledgeHosts:
         """Return why a host last refused to take this node; empty: it did not."""
         return self._refused.get(peer, "")
 
-    def why_not(self, host: HostRow) -> str:
-        """Say why this node would not host with a peer; empty: it would."""
+    def why_not(self, host: HostRow, *, has_it: bool = False) -> str:
+        """Say why this node would not host with a peer; empty: it would. `has_it`: of one that has
+        the base already, and needs no room to keep it.
+        """
         standing = self._standings.standing(host.peer)
         denial = self._standings.floors.check("host", host.peer, standing.tier, standing.integrity)
         if denial is not None:
@@ -277,6 +279,8 @@ class KnowledgeHosts:
             return f"its integrity is below {denial.rule}"
         if host.reachable is False:
             return host.problem or "it does not answer"
+        if has_it:
+            return ""
         if not host.takes_tenants:
             return "it takes no tenants now"
         return "it has no room" if host.free_bytes <= 0 else ""

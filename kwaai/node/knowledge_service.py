@@ -454,7 +454,7 @@ class KnowledgeService:
     async def _rows_of_now(self, opened: OpenBase, wanted: int) -> tuple[BaseHost, ...]:
         """Choose hosts, those that have the base already first."""
         found = await self.discover()
-        usable = {row.peer for row in found if not self.hosts.why_not(row)}
+        usable = {row.peer for row in found if not self.hosts.why_not(row, has_it=True)}
         kept = [row for row in opened.rows if row.peer in usable]
         if not kept and any(row.peer != HERE for row in opened.rows):
             raise TooFewHosts(
