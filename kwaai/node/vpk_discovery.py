@@ -37,7 +37,6 @@ log = get_logger(__name__)
 
 PROVIDER_HANDLE: Final = ModelHandle(f"sha256:{hashlib.sha256(PROVIDER_NAME).hexdigest()}")
 """Whoever provides this hosts: the directory looks it up as it does a model."""
-_GB: Final = 1e9
 
 
 class Announcing(Protocol):
@@ -90,16 +89,6 @@ class HostRow:
     rtt_s: float | None = None
     problem: str = ""
     """Why it is not reachable."""
-
-    def reference_row(self) -> dict[str, object]:
-        """Return it in KwaaiNet's words."""
-        return {
-            "public_name": self.name,
-            "peer_id": self.peer,
-            "mode": self.mode,
-            "capacity_gb": round(self.capacity_bytes / _GB, 3),
-            "tenant_count": self.tenants,
-        }
 
 
 class StorageAnnouncer:
