@@ -93,6 +93,21 @@ class Database:
                 raise RuntimeError("this thread is inside a transaction")
             yield self._connection
 
+    def shrink(self, pages: int, free_min: int) -> bool:
+        """Give up to `pages` free pages back to the disk, where at least `free_min` are free; say
+        whether there are as many still. Of a file with incremental vacuum.
+        """
+        with self.read() as connection:
+            free: int = connection.pragma("freelist_count")
+        if free < free_min:
+            return False
+        has_more = free - pages >= free_min
+        with self.outside() as connection:
+            connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+            if not has_more:  # the file shrinks when the log is written back
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return has_more
+
     def check(self) -> None:
         """Read every page and index. Raises FileCorrupt."""
         with self.read() as connection:

@@ -315,16 +315,7 @@ class HostStore:
         with self._write() as connection:
             if rows.sweep(connection, limits.STORAGE_SWEEP_OBJECTS):
                 return True
-            free: int = connection.pragma("freelist_count")
-        if free < limits.STORAGE_FREE_PAGES_MIN:
-            return False
-        pages = limits.STORAGE_VACUUM_PAGES
-        has_more = free - pages >= limits.STORAGE_FREE_PAGES_MIN
-        with self._writer.outside() as connection:
-            connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
-            if not has_more:  # the file shrinks when the log is written back
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return has_more
+        return self._writer.shrink(limits.STORAGE_VACUUM_PAGES, limits.STORAGE_FREE_PAGES_MIN)
 
     def check(self) -> HostTotals:
         """Read every page, and compare the counters with what is there. Raises FileCorrupt."""

@@ -244,16 +244,7 @@ class PlainStore:
             )
             if connection.changes():
                 return True
-            free: int = connection.pragma("freelist_count")
-        if free < limits.STORAGE_FREE_PAGES_MIN:
-            return False
-        pages = limits.STORAGE_VACUUM_PAGES
-        has_more = free - pages >= limits.STORAGE_FREE_PAGES_MIN
-        with self._database.outside() as connection:
-            connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
-            if not has_more:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return has_more
+        return self._database.shrink(limits.STORAGE_VACUUM_PAGES, limits.STORAGE_FREE_PAGES_MIN)
 
     def _check_room(self, connection: apsw.Connection, tenant: PlainTenant, added: int) -> None:
         nbytes = max(added, 0) * tenant.vector_bytes
