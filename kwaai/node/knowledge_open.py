@@ -34,6 +34,8 @@ class OpenBase:
     is_gone: bool = False
     """It was deleted while others waited for it."""
     audited_s: float = 0.0
+    compacted: int = 0
+    """Segments that the last compaction left: a large base always has many."""
     cells_s: float = -math.inf
     """When its cells were last made, or tried to."""
     repaired_s: float = -1e9

@@ -359,8 +359,9 @@ class KnowledgeService:
 
     async def _complete(self, opened: OpenBase) -> None:
         await opened.base.publish()
-        if opened.base.stats().segments >= limits.KNOWLEDGE_SEGMENTS_MAX:
+        if opened.base.stats().segments - opened.compacted >= limits.KNOWLEDGE_SEGMENTS_MAX:
             await opened.base.compact()
+            opened.compacted = opened.base.stats().segments
         if await self.needs_repair(opened):
             await self.repair(opened)
         elif time.monotonic() - opened.audited_s >= limits.KNOWLEDGE_AUDIT_S:
